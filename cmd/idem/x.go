@@ -1,0 +1,3 @@
+package idem
+
+import _ "github.com/idem-go/idem/driver"

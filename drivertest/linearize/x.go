@@ -1,0 +1,3 @@
+package linearize
+
+import _ "github.com/idem-go/idem/driver"

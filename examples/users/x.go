@@ -1,0 +1,3 @@
+package users
+
+import _ "github.com/idem-go/idem/driver"

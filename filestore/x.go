@@ -1,0 +1,3 @@
+package filestore
+
+import _ "github.com/idem-go/idem/driver"
