@@ -54,10 +54,10 @@ func fingerprintRules() []rule {
 				e.complete(e.grant(req), completion(req, "", ""))
 				equal(e, e.lookup(req.Key).Fingerprint, req.Fingerprint, "the fingerprint")
 			}
-			req := request("k")
+			req := request("another key")
 			e.grant(req)
 			e.advance(lease)
-			other := request("k")
+			other := request("another key")
 			other.Retry = true
 			other.Fingerprint.Rule++
 			e.refuse(other)
