@@ -28,3 +28,5 @@ func harness() drivertest.Harness {
 }
 
 func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
+
+func TestModel(t *testing.T) { drivertest.RunModel(t, harness(), nil) }
