@@ -1,0 +1,102 @@
+package idemhttp
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/idem-go/idem"
+)
+
+// The markers of a replay. They are idem's alone: whoever else sends them, they
+// are dropped.
+const (
+	// ReplayedHeader marks a response that was recorded before; its value is
+	// "true".
+	ReplayedHeader = "Idempotent-Replayed"
+	// ExpiresHeader tells when a replayed response will be forgotten, as an
+	// HTTP date.
+	ExpiresHeader = "Idempotency-Key-Expires"
+)
+
+// replay gives a recorded response again.
+func (h *handler) replay(w http.ResponseWriter, r *http.Request, b *idem.Begun) {
+	head := w.Header()
+	status, trailers, err := readStored(b.Result.Meta, head)
+	if err != nil {
+		h.opts.Logger.Error("idemhttp: a recorded response cannot be read", "route", h.opts.Route, "error", err)
+		h.refuse(w, r, problemRecordUnreadable.with(""))
+		return
+	}
+	body, ok := suit(head, r.Header, b.Result.Body, maxPlain(h.opts.MaxStoredResponse))
+	if !ok {
+		clear(head)
+		h.refuse(w, r, problemResponseNotStored.with("The first response was compressed in a way that this request does not accept. Ask again with the Accept-Encoding of the first request."))
+		return
+	}
+	head[ReplayedHeader] = []string{"true"}
+	head[ExpiresHeader] = []string{time.Now().Add(b.Expires).UTC().Format(http.TimeFormat)}
+	give(w, status, body, trailers)
+}
+
+// maxPlain bounds what a stored body may become when it is decompressed.
+func maxPlain(stored int) int { return max(16*stored, 16<<20) }
+
+// give writes a response that is at hand in whole.
+func give(w http.ResponseWriter, status int, body []byte, trailers http.Header) {
+	head := w.Header()
+	if len(trailers) > 0 {
+		for name := range trailers {
+			head.Add("Trailer", name)
+		}
+	} else if bodyAllowed(status) {
+		head["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	w.WriteHeader(status)
+	if bodyAllowed(status) && len(body) > 0 {
+		_, _ = w.Write(body) // a client that left has its answer on record
+	}
+	for name, values := range trailers {
+		head[name] = values
+	}
+}
+
+// answer is a response that a claim was released with, for those in this
+// process who waited for it.
+type answer struct {
+	status   int
+	header   http.Header
+	body     []byte
+	trailers http.Header
+	// partial says that the response was too large to be shared.
+	partial bool
+}
+
+func (h *handler) sharedAnswer(rec *recorder) *answer {
+	if rec.over() {
+		return &answer{partial: true}
+	}
+	header, trailers := rec.split(&h.keep)
+	return &answer{status: rec.status, header: header, trailers: trailers, body: append([]byte(nil), rec.body...)}
+}
+
+// share gives a waiter the answer of the release that it waited for. It is no
+// replay: nothing is on record.
+func (h *handler) share(w http.ResponseWriter, r *http.Request, shared any) {
+	a, ok := shared.(*answer)
+	if !ok || a.partial {
+		p := problemInFlight.with("")
+		p.RetryAfter = RetryAfter(0)
+		h.refuse(w, r, p)
+		return
+	}
+	head := w.Header()
+	for name, values := range a.header {
+		head[name] = append([]string(nil), values...)
+	}
+	body, ok := suit(head, r.Header, a.body, maxPlain(h.opts.MaxStoredResponse))
+	if !ok {
+		body = a.body
+	}
+	give(w, a.status, body, a.trailers)
+}
