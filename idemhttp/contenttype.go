@@ -65,7 +65,7 @@ func parseMediaType(s string) mediaType {
 	for _, name := range names {
 		value := params[name]
 		if name == "charset" {
-			value = strings.ToLower(value)
+			value = lowerASCII(value)
 		}
 		b.WriteString(";" + name + `="`)
 		for i := range len(value) {
@@ -84,15 +84,15 @@ func parseMediaType(s string) mediaType {
 }
 
 // normalEncoding returns the content codings in lower case, with a comma and
-// nothing else between them.
+// nothing else between them. Another line of the header goes on with the list.
 func normalEncoding(s string) string {
 	if s == "" || s == "gzip" {
 		return s
 	}
 	var codings []string
-	for coding := range strings.SplitSeq(s, ",") {
-		if coding = strings.Trim(coding, " \t\r\n"); coding != "" {
-			codings = append(codings, strings.ToLower(coding))
+	for coding := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' || r == '\n' }) {
+		if coding = strings.Trim(coding, " \t"); coding != "" {
+			codings = append(codings, lowerASCII(coding))
 		}
 	}
 	return strings.Join(codings, ",")
