@@ -1,5 +1,11 @@
 module github.com/idem-go/idem/examples/users
 
-go 1.26
+go 1.26.0
 
-require github.com/idem-go/idem v0.1.0
+require github.com/ncruces/go-sqlite3 v0.37.0
+
+require (
+	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
+	github.com/ncruces/julianday v1.0.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)

@@ -1,3 +1,0 @@
-package users
-
-import _ "github.com/idem-go/idem/driver"
