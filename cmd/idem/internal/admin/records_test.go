@@ -143,6 +143,9 @@ func TestPathsOfOddNames(t *testing.T) {
 			if r.Hash != driver.KeyOf(scope, id).Short() {
 				t.Errorf("%q %q: another record: %+v", scope, id, r)
 			}
+			if strings.Contains(r.Path+"/", "/../") || strings.Contains(r.Path+"/", "/./") {
+				t.Errorf("%q %q: clients would mend its path %s", scope, id, r.Path)
+			}
 			if a := d.ask("GET", r.Path, ""); a.status != 200 || decodeInto[shown](t, a).Hash != r.Hash {
 				t.Errorf("%q %q: its path %s leads elsewhere: %d", scope, id, r.Path, a.status)
 			}
