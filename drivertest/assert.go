@@ -46,7 +46,7 @@ func differ(a, b driver.Record, slack time.Duration) string {
 		note("attempt", a.Attempt, b.Attempt)
 	}
 	if a.Fingerprint != b.Fingerprint {
-		note("fingerprint", a.Fingerprint, b.Fingerprint)
+		note("fingerprint", short(a.Fingerprint), short(b.Fingerprint))
 	}
 	if a.Scope != b.Scope || a.ID != b.ID {
 		note("name", a.Scope+" "+a.ID, b.Scope+" "+b.ID)
@@ -70,6 +70,13 @@ func differ(a, b driver.Record, slack time.Duration) string {
 		note("age", a.Age, b.Age)
 	}
 	return strings.Join(d, "; ")
+}
+
+func short(f driver.Fingerprint) string {
+	if f.IsZero() {
+		return "none"
+	}
+	return fmt.Sprintf("%d:%x", f.Rule, f.Sum[:4])
 }
 
 func clip(r driver.Result) string {

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -55,7 +56,9 @@ func closeRules() []rule {
 				e.closed(p.Ping(e.ctx), "Ping")
 			}
 			if w, ok := driver.As[driver.Waiter](e.s); ok {
-				e.closed(w.Wait(e.ctx, ref), "Wait")
+				ctx, cancel := context.WithTimeout(e.ctx, lease/2)
+				e.closed(w.Wait(ctx, ref), "Wait")
+				cancel()
 			}
 			if r := e.resolver(); r != nil {
 				_, err = r.Resolve(e.ctx, req.Key, resolution(driver.ResolveRelease))
@@ -81,15 +84,10 @@ func closeRules() []rule {
 				return
 			}
 			ref := e.grant(request("k"))
+			ctx, cancel := context.WithTimeout(e.ctx, lease/2)
+			defer cancel()
 			ended := make(chan error, 1)
-			go func() {
-				for {
-					if err := w.Wait(e.ctx, ref); err != nil {
-						ended <- err
-						return
-					}
-				}
-			}()
+			go func() { ended <- waitOut(ctx, w, ref) }()
 			e.want(c.Close(), nil, "Close")
 			e.closed(<-ended, "Wait")
 		}},

@@ -71,6 +71,8 @@ func completeRules() []rule {
 				e.completeErr(ref, completion(req, "", ""), driver.ErrCompleted)
 				e.completeErr(ref, completion(req, "", "kept after all"), driver.ErrCompleted)
 			})
+			e.advance(retention)
+			equal(e, e.state(req.Key, driver.StateForgotten).Dropped, false, "dropped, of a tombstone")
 		}},
 		{"EmptyIsNotDropped", func(e *env) {
 			req := request("k")

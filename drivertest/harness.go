@@ -15,7 +15,7 @@ import (
 type Harness struct {
 	// New returns a fresh, empty store, and arranges with t.Cleanup that it is
 	// closed. To test what a store says of results that are too large, its limit
-	// should be at most 1 MiB.
+	// should be from 4 KiB to 1 MiB.
 	New func(t testing.TB) driver.Store
 
 	// Advance lets d pass for the store: by sleeping inside of a bubble of

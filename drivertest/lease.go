@@ -94,8 +94,10 @@ func leaseRules() []rule {
 			req := request("k")
 			req.Lease, req.Tombstone = forever, forever
 			ref := e.grant(req)
+			e.advance(retention)
 			e.state(req.Key, driver.StateInFlight)
 			e.renew(ref, forever)
+			e.advance(retention)
 			e.state(req.Key, driver.StateInFlight)
 			c := completion(req, "", "kept")
 			c.Retention, c.Tombstone = forever, forever

@@ -119,11 +119,17 @@ func (e *env) woken(ref driver.Ref, what string, f func()) {
 	e.want(<-ended, nil, "Wait for "+what)
 }
 
+// A Wait that returns early may do so now and then; one that always does makes
+// its callers spin.
+const earlyReturns = 1000
+
+var errSpins = errors.New("drivertest: Wait returned early a thousand times, with the claim still in flight")
+
 // waitEnded waits as a caller does, who looks again whenever Wait returns,
 // until the claim has ended. Outside of a bubble the time that ends a lease may
 // be one that no timer follows: there it also looks again after a while.
 func (e *env) waitEnded(ctx context.Context, w driver.Waiter, ref driver.Ref) error {
-	for {
+	for range earlyReturns {
 		round, cancel := ctx, context.CancelFunc(func() {})
 		if e.h.Around == nil {
 			round, cancel = context.WithTimeout(ctx, time.Second)
@@ -141,16 +147,15 @@ func (e *env) waitEnded(ctx context.Context, w driver.Waiter, ref driver.Ref) er
 			return nil
 		}
 	}
+	return errSpins
 }
 
-// waitOut waits until the context ends, however often Wait returns early.
+// waitOut waits until Wait gives an error, however often it returns early.
 func waitOut(ctx context.Context, w driver.Waiter, ref driver.Ref) error {
-	for {
+	for range earlyReturns {
 		if err := w.Wait(ctx, ref); err != nil {
-			if !errors.Is(err, ctx.Err()) {
-				return err
-			}
-			return ctx.Err()
+			return err
 		}
 	}
+	return errSpins
 }
