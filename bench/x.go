@@ -1,3 +1,0 @@
-package bench
-
-import _ "github.com/idem-go/idem/driver"
