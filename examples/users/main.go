@@ -83,6 +83,8 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err := srv.Shutdown(ctx); err != nil {
 		return fmt.Errorf("users: stopping: %w", err)
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("users: %w", err)
+	}
 	return nil
 }
