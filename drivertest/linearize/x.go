@@ -1,3 +1,0 @@
-package linearize
-
-import _ "github.com/idem-go/idem/driver"
