@@ -45,9 +45,10 @@ type Claim struct {
 	began    time.Time
 	saving   time.Time
 	leaseEnd time.Time
-	renewAt  time.Time
-	renewing bool
-	overrun  bool
+	// renewAt is when the claim must be renewed next, renewFrom when it may.
+	renewAt   time.Time
+	renewFrom time.Time
+	renewing  bool
 }
 
 // Key returns the operation's key.
@@ -99,13 +100,21 @@ func (g *Guard) grant(ctx context.Context, c *Claim, rec *driver.Record, asked t
 	c.token, c.attempt = rec.Token, rec.Attempt
 	c.recorded = c.fingerprint
 	c.began = asked
-	c.leaseEnd = asked.Add(c.policy.Lease)
-	c.renewAt = asked.Add(c.policy.Lease / 3)
+	c.leased(asked)
 	c.phase = phaseRunning
 	c.signal()
 	due := c.due()
 	s.mu.Unlock()
 	g.keeper.expect(due)
+}
+
+// leased notes what a lease that was asked for just then gives; the shard is
+// held.
+func (c *Claim) leased(asked time.Time) {
+	lease := c.policy.Lease
+	c.leaseEnd = asked.Add(lease)
+	c.renewAt = asked.Add(lease / 3)
+	c.renewFrom = asked.Add(lease / 4)
 }
 
 // ending is what a claim ends with.
@@ -188,9 +197,10 @@ func (c *Claim) Abandon() error {
 }
 
 func (c *Claim) finish() error {
+	began := time.Now()
 	err := c.tryEnd()
 	if !answered(err) {
-		return c.saveLater(err)
+		return c.saveLater(began, err)
 	}
 	return c.ended(err)
 }
@@ -199,7 +209,7 @@ func (c *Claim) finish() error {
 func (c *Claim) tryEnd() error {
 	g := c.guard
 	ref := driver.Ref{Key: c.key, Token: c.token}
-	ctx, cancel := g.call(&c.ctx, &c.callCtx)
+	ctx, cancel := g.call(&c.ctx, &c.callCtx, min(g.opts.StoreTimeout, c.policy.SaveWait))
 	defer cancel()
 	switch e := &c.ending; e.kind {
 	case endComplete:
@@ -249,7 +259,8 @@ func (c *Claim) ended(err error) error {
 }
 
 // saveLater keeps asking the store to end the claim, renewing it meanwhile.
-func (c *Claim) saveLater(cause error) error {
+// The holder asked first when it began.
+func (c *Claim) saveLater(began time.Time, cause error) error {
 	g := c.guard
 	g.opts.Logger.Warn("idem: the store does not take the end of a claim; trying on", "key", c.key.Short(), "route", c.route, "error", cause)
 	if r := &c.ending.completion.Result; r.Size() > 0 {
@@ -258,7 +269,7 @@ func (c *Claim) saveLater(cause error) error {
 	s := g.shard(c.key)
 	s.mu.Lock()
 	if c.phase == phaseRunning {
-		c.phase, c.saving = phaseSaving, time.Now()
+		c.phase, c.saving = phaseSaving, began
 		c.signal()
 	}
 	s.mu.Unlock()
@@ -284,7 +295,7 @@ func (c *Claim) saveLater(cause error) error {
 	if c.ending.kind != endComplete {
 		return ErrUnsaved
 	}
-	t := time.NewTimer(c.policy.SaveWait)
+	t := time.NewTimer(time.Until(began.Add(c.policy.SaveWait)))
 	defer t.Stop()
 	select {
 	case err := <-done:

@@ -31,11 +31,11 @@ func FromContext(ctx context.Context) (*Claim, bool) {
 
 // call returns the context of one call to the store: the values of parent, not
 // its end, and a time limit of its own.
-func (g *Guard) call(parent context.Context, own *deadlineContext) (context.Context, func()) {
+func (g *Guard) call(parent context.Context, own *deadlineContext, limit time.Duration) (context.Context, func()) {
 	if g.shared {
-		return context.WithTimeout(context.WithoutCancel(parent), g.opts.StoreTimeout)
+		return context.WithTimeout(context.WithoutCancel(parent), limit)
 	}
-	own.start(parent, g.opts.StoreTimeout)
+	own.start(parent, limit)
 	return own, own.stop
 }
 
@@ -48,33 +48,53 @@ type deadlineContext struct {
 	deadline time.Time
 	done     chan struct{}
 	timer    *time.Timer
+	stopped  bool
+	// shown says that a channel was given out, at any call: a goroutine that
+	// package context started for it may come back to this object at any time.
+	shown bool
 }
 
 func (d *deadlineContext) start(parent context.Context, limit time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.parent, d.deadline, d.done, d.timer = parent, time.Now().Add(limit), nil, nil
+	d.parent, d.deadline, d.done, d.timer, d.stopped = parent, time.Now().Add(limit), nil, nil, false
 }
 
 func (d *deadlineContext) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
+	if d.timer != nil && d.timer.Stop() {
+		close(d.done)
 	}
-	d.parent = nil
+	d.parent, d.stopped = nil, true
+}
+
+// reusable reports that nobody can hold on to the context any more.
+func (d *deadlineContext) reusable() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.shown
 }
 
 // Deadline implements context.Context.
-func (d *deadlineContext) Deadline() (time.Time, bool) { return d.deadline, true }
+func (d *deadlineContext) Deadline() (time.Time, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.deadline, true
+}
 
 // Done implements context.Context.
 func (d *deadlineContext) Done() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.shown = true
 	if d.done == nil {
 		done := make(chan struct{})
 		d.done = done
+		if d.stopped {
+			close(done)
+			return done
+		}
 		d.timer = time.AfterFunc(time.Until(d.deadline), func() { close(done) })
 	}
 	return d.done
@@ -82,7 +102,12 @@ func (d *deadlineContext) Done() <-chan struct{} {
 
 // Err implements context.Context.
 func (d *deadlineContext) Err() error {
-	if time.Now().Before(d.deadline) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.stopped:
+		return context.Canceled
+	case time.Now().Before(d.deadline):
 		return nil
 	}
 	return context.DeadlineExceeded

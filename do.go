@@ -100,16 +100,12 @@ func DoOutcome[T any](ctx context.Context, g *Guard, req Request, work func(cont
 }
 
 func run[T any](c *Claim, work func(context.Context) (T, error)) (o Outcome[T], err error) {
-	returned := false
-	defer func() {
-		if !returned {
-			_ = c.Abandon() // a panic, or Goexit: reported by the observer
-		}
-	}()
+	// For a panic, or Goexit, in the work or in what its value or error brings
+	// along; a claim that has ended is not ended again. The observer reports it.
+	defer func() { _ = c.Abandon() }()
 	v, err := work(c.Context())
-	returned = true
 	if err == nil {
-		body, jerr := json.Marshal(v)
+		body, jerr := encode(v)
 		if jerr != nil {
 			c.guard.opts.Logger.Warn("idem: a value cannot be encoded; it is not kept", "key", c.key.Short(), "route", c.route, "error", jerr)
 			err = c.CompleteWithoutResult()
@@ -144,6 +140,17 @@ func run[T any](c *Claim, work func(context.Context) (T, error)) (o Outcome[T], 
 		return o, &UnknownError{Attempt: c.attempt, Cause: err}
 	}
 	return o, err
+}
+
+// encode makes JSON of a value. The work is done by then: a panic of the
+// value's own methods is no more than a value that cannot be encoded.
+func encode(v any) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("idem: encoding the value panicked: %v", p)
+		}
+	}()
+	return json.Marshal(v)
 }
 
 func classify(c *Claim, err error) (v ErrorVerdict) {

@@ -76,7 +76,7 @@ func (g *Guard) settle(c *Claim, end flightEnd) {
 		delete(s.flights, c.key)
 		c.signal()
 	}
-	reusable := !ended && !granted && !c.joined
+	reusable := !ended && !granted && !c.joined && c.callCtx.reusable()
 	s.mu.Unlock()
 	if ended {
 		return
@@ -117,15 +117,21 @@ func (g *Guard) watchFrom(c *Claim, rec *driver.Record) {
 
 // follow waits for what becomes of another caller's flight.
 func (g *Guard) follow(ctx context.Context, c *Claim, req *Request, pol *Policy, w *waiting) (b Begun, again bool, err error) {
+	if g.waiters.Add(1) > int64(g.opts.MaxWaiters) {
+		g.waiters.Add(-1)
+		return Begun{}, false, fmt.Errorf("%w: %d callers wait", ErrOverloaded, g.opts.MaxWaiters)
+	}
 	s := g.shard(c.key)
 	s.mu.Lock()
-	if c.waiters >= g.opts.MaxWaitersPerKey || g.waiters.Load() >= int64(g.opts.MaxWaiters) {
-		s.mu.Unlock()
-		return Begun{}, false, fmt.Errorf("%w: too many callers wait", ErrOverloaded)
+	full := c.waiters >= g.opts.MaxWaitersPerKey
+	if !full {
+		c.waiters++
 	}
-	c.waiters++
-	g.waiters.Add(1)
 	s.mu.Unlock()
+	if full {
+		g.waiters.Add(-1)
+		return Begun{}, false, fmt.Errorf("%w: %d callers wait for this key", ErrOverloaded, g.opts.MaxWaitersPerKey)
+	}
 	defer func() {
 		s.mu.Lock()
 		c.waiters--
@@ -133,12 +139,20 @@ func (g *Guard) follow(ctx context.Context, c *Claim, req *Request, pol *Policy,
 		g.waiters.Add(-1)
 	}()
 	var timer *time.Timer
-	for {
+	late := false
+	for first := true; ; first = false {
 		s.mu.Lock()
 		now := c.phase
 		end, recorded, began, saving := c.end, c.recorded, c.began, c.saving
 		if now != phaseClaiming && now != phaseEnded {
 			w.token = max(c.token, c.watched)
+		}
+		var releasing bool
+		var answer any
+		if now == phaseSaving && c.ending.kind == endRelease {
+			releasing, answer = true, c.ending.answer
+			// Who comes only now has not waited for that answer.
+			late = late || first
 		}
 		var changed chan struct{}
 		if now != phaseEnded {
@@ -150,7 +164,7 @@ func (g *Guard) follow(ctx context.Context, c *Claim, req *Request, pol *Policy,
 		s.mu.Unlock()
 
 		if now == phaseEnded {
-			return g.landed(end, req, pol)
+			return g.landed(end, recorded, req, pol)
 		}
 		var limit <-chan time.Time
 		if now != phaseClaiming {
@@ -158,12 +172,15 @@ func (g *Guard) follow(ctx context.Context, c *Claim, req *Request, pol *Policy,
 				return Begun{}, false, err
 			}
 			w.waited = true
+			if answer != nil && !late {
+				return Begun{Shared: answer}, false, nil
+			}
 			left := time.Until(w.since.Add(pol.Wait))
 			if pol.Wait < 0 {
 				left = 0
 			}
 			refusal := error(&InFlightError{Age: time.Since(began)})
-			if now == phaseSaving {
+			if now == phaseSaving && !releasing {
 				if l := time.Until(saving.Add(pol.SaveWait)); l < left {
 					left, refusal = l, ErrUnsaved
 				}
@@ -190,9 +207,13 @@ func (g *Guard) follow(ctx context.Context, c *Claim, req *Request, pol *Policy,
 	}
 }
 
-// landed turns a flight's end into a follower's answer.
-func (g *Guard) landed(end flightEnd, req *Request, pol *Policy) (b Begun, again bool, err error) {
+// landed turns a flight's end into a follower's answer. What a claim was
+// released with is for those who asked for the same; others look again, since
+// the release has forgotten what the key was for.
+func (g *Guard) landed(end flightEnd, recorded Fingerprint, req *Request, pol *Policy) (b Begun, again bool, err error) {
 	switch {
+	case end.answer != nil && sameRequest(recorded, req) != nil:
+		return Begun{}, true, nil
 	case end.answer != nil:
 		return Begun{Shared: end.answer}, false, nil
 	case end.err != nil:

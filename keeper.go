@@ -16,9 +16,15 @@ type keeper struct {
 	guard *Guard
 	wake  chan struct{}
 
+	// tasks are the keeper's goroutines.
+	tasks sync.WaitGroup
+
 	mu      sync.Mutex
 	running bool
-	next    time.Time
+	stopped bool
+	// next is when the claim that is due first must be looked at; never, while
+	// a scan has not found out yet.
+	next time.Time
 }
 
 // maxRenewals bounds the renewals that wait for the store at once.
@@ -26,9 +32,6 @@ const maxRenewals = 64
 
 // due returns when the keeper must look at the claim; the shard is held.
 func (c *Claim) due() time.Time {
-	if c.overrun {
-		return c.leaseEnd
-	}
 	overrun := c.began.Add(c.policy.MaxRun)
 	if c.phase == phaseRunning && overrun.Before(c.renewAt) {
 		return overrun
@@ -40,9 +43,12 @@ func (c *Claim) due() time.Time {
 func (k *keeper) expect(t time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.stopped {
+		return
+	}
 	if !k.running {
 		k.running, k.next = true, t
-		go k.run(t)
+		k.tasks.Go(func() { k.run(t) })
 		return
 	}
 	if t.Before(k.next) {
@@ -54,7 +60,16 @@ func (k *keeper) expect(t time.Time) {
 	}
 }
 
+// stop waits for the keeper's goroutines, which the guard's closing has told.
+func (k *keeper) stop() {
+	k.mu.Lock()
+	k.stopped = true
+	k.mu.Unlock()
+	k.tasks.Wait()
+}
+
 func (k *keeper) run(next time.Time) {
+	never := next.AddDate(100, 0, 0)
 	slots := make(chan struct{}, maxRenewals)
 	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()
@@ -68,11 +83,11 @@ func (k *keeper) run(next time.Time) {
 		k.mu.Lock()
 		// Claims that begin during the scan and are missed by it compare their
 		// time with this one, and wake the keeper again.
-		k.next = time.Now().Add(time.Hour)
+		k.next = never
 		k.mu.Unlock()
 		next, any := k.scan(slots)
 		k.mu.Lock()
-		if !any && k.next.After(next) && len(k.wake) == 0 {
+		if !any && k.next.Equal(never) {
 			k.running = false
 			k.mu.Unlock()
 			return
@@ -86,7 +101,8 @@ func (k *keeper) run(next time.Time) {
 }
 
 // scan starts what is due and returns when to look again, and whether there
-// is anything to look after.
+// is anything to look after. What is due soon is renewed now, so that many
+// claims that began one after another do not cost a scan each.
 func (k *keeper) scan(slots chan struct{}) (next time.Time, any bool) {
 	g := k.guard
 	now := time.Now()
@@ -100,66 +116,79 @@ func (k *keeper) scan(slots chan struct{}) (next time.Time, any bool) {
 				continue
 			}
 			any = true
-			if !c.renewing && !now.Before(c.due()) {
+			if c.renewing {
+				continue
+			}
+			at := c.due()
+			if !now.Before(at) || !now.Before(c.renewFrom) {
 				c.renewing = true
 				due = append(due, c)
-			}
-			if !c.renewing && c.due().Before(next) {
-				next = c.due()
+			} else if at.Before(next) {
+				next = at
 			}
 		}
 		s.mu.Unlock()
 	}
 	for _, c := range due {
 		slots <- struct{}{}
-		go func() {
+		k.tasks.Go(func() {
 			defer func() { <-slots }()
 			k.look(c)
-		}()
+		})
 	}
 	return next, any
 }
+
+// errLeaseOver is why a claim is lost that the store could not be asked about.
+var errLeaseOver = errors.New("its lease ended without the store having been reached")
 
 // look renews a claim, or ends one that ran for too long.
 func (k *keeper) look(c *Claim) {
 	g := k.guard
 	s := g.shard(c.key)
+	asked := time.Now()
 	s.mu.Lock()
-	overrun := c.phase == phaseRunning && !time.Now().Before(c.began.Add(c.policy.MaxRun))
-	if overrun {
-		c.overrun = true
-	}
+	now := c.phase
+	overrun := now == phaseRunning && !asked.Before(c.began.Add(c.policy.MaxRun))
+	left := c.leaseEnd.Sub(asked)
 	s.mu.Unlock()
 	if overrun {
 		k.stopRun(c)
 		return
 	}
-
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(&c.ctx), min(g.opts.StoreTimeout, c.policy.Lease))
-	err := g.store.Renew(ctx, driver.Ref{Key: c.key, Token: c.token}, c.policy.Lease)
-	cancel()
+	// A store that hangs does not keep it from the work that its lease is over.
+	limit := min(g.opts.StoreTimeout, c.policy.Lease)
+	if left > 0 {
+		limit = min(limit, left)
+	}
+	err := errLeaseOver
+	if left > 0 || now == phaseSaving {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(&c.ctx), limit)
+		err = g.store.Renew(ctx, driver.Ref{Key: c.key, Token: c.token}, c.policy.Lease)
+		cancel()
+	}
 
 	s.mu.Lock()
 	c.renewing = false
-	now := time.Now()
+	answered := time.Now()
 	lost := false
 	switch {
 	case err == nil:
-		c.leaseEnd = asked.Add(c.policy.Lease)
-		c.renewAt = asked.Add(c.policy.Lease / 3)
+		c.leased(asked)
 	case errors.Is(err, driver.ErrLost), errors.Is(err, driver.ErrLapsed):
 		lost = true
 	default:
 		// An ErrCompleted meets a claim that ends this instant.
-		c.renewAt = now.Add(min(c.policy.Lease/10, time.Second))
-		lost = !now.Before(c.leaseEnd)
+		c.renewAt = answered.Add(min(c.policy.Lease/10, time.Second))
+		c.renewFrom = c.renewAt
+		lost = !answered.Before(c.leaseEnd)
 	}
 	running := c.phase == phaseRunning
 	alive := running && !lost || c.phase == phaseSaving
 	if lost && !running {
 		// Saving goes on: the store decides whether it comes too late.
-		c.renewAt = now.Add(c.policy.Lease / 3)
+		c.renewAt = answered.Add(c.policy.Lease / 3)
+		c.renewFrom = c.renewAt
 	}
 	due := c.due()
 	s.mu.Unlock()

@@ -2,7 +2,10 @@ package idem
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/idem-go/idem/driver"
 )
 
 // Event is something that happened to an operation.
@@ -83,4 +86,39 @@ func (g *Guard) observe(ctx context.Context, c *Claim, kind EventKind, since tim
 		}
 	}()
 	g.opts.Observer.Observe(ctx, e)
+}
+
+func (g *Guard) observeBegin(ctx context.Context, key driver.Key, req *Request, b Begun, err error, w *waiting) {
+	kind := EventStore
+	switch {
+	case b.Claim != nil:
+		kind = EventClaimed
+	case b.Replayed:
+		kind = EventReplayed
+	case b.Shared != nil:
+		kind = EventShared
+	case errors.Is(err, ErrInFlight):
+		kind = EventInFlight
+	case errors.Is(err, ErrUnsaved):
+		kind = EventUnsaved
+	case errors.Is(err, ErrUnknown):
+		kind = EventUnknown
+	case errors.Is(err, ErrReused):
+		kind = EventReused
+	case errors.Is(err, ErrForgotten):
+		kind = EventForgotten
+	case errors.Is(err, ErrNotStored):
+		kind = EventNotStored
+	case errors.Is(err, ErrUnreadable):
+		kind = EventUnreadable
+	case errors.Is(err, ErrOverloaded):
+		kind = EventOverloaded
+	case !errors.Is(err, ErrStore):
+		return // the caller left, or asked for nothing
+	}
+	at := Claim{key: key, route: req.Route}
+	if b.Claim != nil {
+		at.attempt = b.Claim.attempt
+	}
+	g.observe(ctx, &at, kind, w.since, w.waited, err)
 }

@@ -2,6 +2,7 @@ package idem
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,6 +54,7 @@ func (g *Guard) resolve(ctx context.Context, c *Claim, rec *driver.Record, pol *
 	if !ok {
 		return unknown
 	}
+	asked := time.Now()
 	limit := pol.Wait
 	if limit <= 0 {
 		limit = DefaultWait
@@ -79,11 +81,19 @@ func (g *Guard) resolve(ctx context.Context, c *Claim, rec *driver.Record, pol *
 	}
 	sctx, stop := context.WithTimeout(context.WithoutCancel(ctx), g.opts.StoreTimeout)
 	defer stop()
-	if _, err := store.Resolve(sctx, c.key, r); err != nil && !answered(err) {
+	_, err = store.Resolve(sctx, c.key, r)
+	if errors.Is(err, driver.ErrTooLarge) {
+		r.Result, r.Dropped = Result{}, true
+		_, err = store.Resolve(sctx, c.key, r)
+	}
+	switch {
+	case err == nil:
+		g.observe(ctx, c, EventResolved, asked, false, nil)
+	case errors.Is(err, driver.ErrState), errors.Is(err, driver.ErrLost):
+		// Somebody else was faster: the record is read again.
+	default:
 		return storeError(err)
 	}
-	// A refusal says that somebody else was faster: the record is read again.
-	g.observe(ctx, c, EventResolved, time.Now(), false, nil)
 	return nil
 }
 
