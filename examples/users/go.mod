@@ -2,7 +2,10 @@ module github.com/idem-go/idem/examples/users
 
 go 1.26.0
 
-require github.com/ncruces/go-sqlite3 v0.37.0
+require (
+	github.com/idem-go/idem v0.1.0
+	github.com/ncruces/go-sqlite3 v0.37.0
+)
 
 require (
 	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
