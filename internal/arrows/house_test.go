@@ -85,18 +85,62 @@ func receiver(e ast.Expr) string {
 }
 
 // No test waits by sleeping, and none leaves itself out. In a file that uses
-// testing/synctest a sleep takes no time.
+// testing/synctest, by itself or through a helper of its package, a sleep takes
+// no time.
 func TestNoSleepAndNoSkip(t *testing.T) {
 	_, files := readTree(t)
+	bubbles := map[string]map[string]bool{} // by package, the helpers
+	for _, f := range files {
+		if bubbles[f.pkg] == nil {
+			bubbles[f.pkg] = map[string]bool{}
+		}
+		for _, name := range startsBubble(f.syntax) {
+			bubbles[f.pkg][name] = true
+		}
+	}
 	for _, f := range files {
 		if !f.test && !under(f.pkg, idem+"/drivertest") {
 			continue
 		}
-		for _, sel := range sleepsAndSkips(f.syntax, f.uses("testing/synctest")) {
+		for _, sel := range sleepsAndSkips(f.syntax, f.uses("testing/synctest") || calls(f.syntax, bubbles[f.pkg])) {
 			t.Errorf("%s: %s: wait for what happens (a channel, a polling helper with a deadline, testing/synctest); say what is missing and return, or fail, rather than skip",
 				f.line(sel.Pos()), sel.Sel.Name)
 		}
 	}
+}
+
+// startsBubble returns the functions of a file that call synctest.Test.
+func startsBubble(f *ast.File) []string {
+	var names []string
+	for _, decl := range f.Decls {
+		d, ok := decl.(*ast.FuncDecl)
+		if !ok || d.Recv != nil || d.Body == nil {
+			continue
+		}
+		ast.Inspect(d.Body, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Test" {
+				if pkg, ok := sel.X.(*ast.Ident); ok && pkg.Name == "synctest" {
+					names = append(names, d.Name.Name)
+				}
+			}
+			return true
+		})
+	}
+	return names
+}
+
+// calls reports that a file calls one of the functions.
+func calls(f *ast.File, names map[string]bool) bool {
+	found := false
+	ast.Inspect(f, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			if id, ok := call.Fun.(*ast.Ident); ok && names[id.Name] {
+				found = true
+			}
+		}
+		return !found
+	})
+	return found
 }
 
 func sleepsAndSkips(f *ast.File, bubble bool) []*ast.SelectorExpr {
@@ -154,6 +198,14 @@ func test(t *testing.T) {
 	t.Skipf("")
 	clock.Sleep(1)
 }
+
+func bubble(t *testing.T) {
+	synctest.Test(t, nil)
+}
+
+func inBubble(t *testing.T) {
+	bubble(t)
+}
 `
 	f, err := parser.ParseFile(token.NewFileSet(), "p.go", src, parser.ParseComments)
 	if err != nil {
@@ -165,6 +217,12 @@ func test(t *testing.T) {
 	}
 	if want := "A M O F G I"; strings.Join(got, " ") != want {
 		t.Errorf("undocumented: %q, want %q", got, want)
+	}
+	if got := startsBubble(f); len(got) != 1 || got[0] != "bubble" {
+		t.Errorf("helpers that start a bubble: %q", got)
+	}
+	if !calls(f, map[string]bool{"bubble": true}) || calls(f, map[string]bool{"inBubble": true}) {
+		t.Error("who calls such a helper is not told from who does not")
 	}
 	if n := len(sleepsAndSkips(f, false)); n != 2 {
 		t.Errorf("%d sleeps and skips, want 2", n)
