@@ -71,7 +71,8 @@ type Outcome[T any] struct {
 //   - an error marked by [KeepError] is recorded and returned;
 //   - an error marked by [ReleaseError] releases the claim and is returned;
 //   - any other error makes the outcome unknown, unless Policy.Errors says
-//     otherwise: the caller gets an [*UnknownError] that wraps it;
+//     otherwise: the caller gets an [*UnknownError] that wraps it, and
+//     [ErrLost] or [ErrMaxRun] where the work's context was cancelled for that;
 //   - a panic, or runtime.Goexit, makes the outcome unknown and goes on.
 //
 // Besides, Do returns the errors of [Guard.Begin] and [Claim.Complete].
@@ -136,6 +137,10 @@ func run[T any](c *Claim, work func(context.Context) (T, error)) (o Outcome[T], 
 	case ErrorRelease:
 		_ = c.Release(err) // it goes on in the background where the store does not answer
 	default:
+		// Why the work was cancelled, if it was, says more than its own error.
+		if cause := context.Cause(c.Context()); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
 		_ = c.Abandon()
 		return o, &UnknownError{Attempt: c.attempt, Cause: err}
 	}
