@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +65,7 @@ func run(o options, only string) error {
 	if only != "" {
 		modules = strings.Split(only, ",")
 	}
-	fmt.Printf("seed %s, race detector %s\n", o.seed, o.race)
+	fmt.Printf("seed %s, race detector %s, %s\n", o.seed, o.race, runtime.Version())
 	sum := &summary{out: os.Stdout, skipsFail: all}
 	start := time.Now()
 	for _, dir := range modules {
