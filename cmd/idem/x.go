@@ -1,3 +1,0 @@
-package idem
-
-import _ "github.com/idem-go/idem/driver"
