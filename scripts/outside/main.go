@@ -53,15 +53,21 @@ func run(version string, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, m := range modules {
 		began := time.Now()
+		result := "works"
 		if err := o.try(m, version); err != nil {
-			return fmt.Errorf("outside: %s: %w", m.path, err)
+			failed = append(failed, fmt.Errorf("outside: %s: %w", m.path, err))
+			result = "FAILED"
 		}
-		fmt.Printf("outside: %s: %.0fs\n", m.path, time.Since(began).Seconds())
+		fmt.Printf("outside: %s: %s, %.0fs\n", m.path, result, time.Since(began).Seconds())
 	}
 	if err := o.application(modules[0].path, version); err != nil {
-		return fmt.Errorf("outside: the application: %w", err)
+		failed = append(failed, fmt.Errorf("outside: the application: %w", err))
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
 	}
 	fmt.Printf("outside: %d modules and an application work at %s\n", len(modules), version)
 	return nil
