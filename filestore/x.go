@@ -1,3 +1,0 @@
-package filestore
-
-import _ "github.com/idem-go/idem/driver"
