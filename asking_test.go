@@ -46,7 +46,7 @@ func TestTrap10ClaimWhoseAnswerWasLost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store := faults(newStore(), nil)
 		g := guard(t, store, nil)
-		store.set(func(ctx context.Context, op string, call func() error) error {
+		store.set(func(ctx context.Context, op string, call func(context.Context) error) error {
 			store.set(nil)
 			return deaf()(ctx, op, call)
 		})
@@ -80,9 +80,9 @@ func TestTrap10ClaimThatArrivesLate(t *testing.T) {
 		store := faults(inner, nil)
 		g := guard(t, store, nil)
 		arrived := make(chan struct{}, 2)
-		store.set(func(ctx context.Context, op string, call func() error) error {
+		store.set(func(ctx context.Context, op string, call func(context.Context) error) error {
 			if op != "claim" {
-				return call()
+				return call(ctx)
 			}
 			<-ctx.Done()
 			time.AfterFunc(2*time.Second, func() {
@@ -122,7 +122,7 @@ func TestGivingBackSparesOthers(t *testing.T) {
 
 func TestUnreadableRecord(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		store := faults(newStore(), func(_ context.Context, op string, call func() error) error {
+		store := faults(newStore(), func(ctx context.Context, op string, call func(context.Context) error) error {
 			return &driver.UnreadableError{Reason: "of a newer version"}
 		})
 		g := guard(t, store, nil)

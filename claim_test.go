@@ -185,7 +185,7 @@ func TestAnInvalidRequestIsItsCallersAlone(t *testing.T) {
 		store := faults(newStore(), nil)
 		g := guard(t, store, nil)
 		hold := make(chan struct{})
-		store.set(func(_ context.Context, _ string, call func() error) error { <-hold; return call() })
+		store.set(func(ctx context.Context, _ string, call func(context.Context) error) error { <-hold; return call(ctx) })
 		bad := request("k")
 		bad.Policy = &idem.Policy{Lease: -1}
 		led := make(chan error, 1)

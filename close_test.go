@@ -78,7 +78,7 @@ func TestCloseWaitsForRenewals(t *testing.T) {
 		g := idem.New(store, nil)
 		begin(t, g, request("k"))
 		ended := false
-		store.set(func(ctx context.Context, _ string, call func() error) error {
+		store.set(func(ctx context.Context, _ string, call func(context.Context) error) error {
 			<-ctx.Done()
 			ended = true
 			return ctx.Err()

@@ -35,6 +35,9 @@ func (g *Guard) call(parent context.Context, own *deadlineContext, limit time.Du
 	if g.shared {
 		return context.WithTimeout(context.WithoutCancel(parent), limit)
 	}
+	if !own.reusable() {
+		own = new(deadlineContext)
+	}
 	own.start(parent, limit)
 	return own, own.stop
 }

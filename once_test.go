@@ -47,12 +47,12 @@ func TestTrap2LooksAgainAfterAPause(t *testing.T) {
 		inner := newStore()
 		var l ledger
 		paused, goOn := make(chan struct{}), make(chan struct{})
-		slow := faults(inner, func(_ context.Context, op string, call func() error) error {
+		slow := faults(inner, func(ctx context.Context, op string, call func(context.Context) error) error {
 			if op == "claim" {
 				close(paused)
 				<-goOn
 			}
-			return call()
+			return call(ctx)
 		})
 		b := guard(t, slow, nil)
 		done := make(chan error, 1)

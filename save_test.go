@@ -121,7 +121,7 @@ func TestSavedAfterAnOutage(t *testing.T) {
 func TestTrap56LostAnswers(t *testing.T) {
 	once := func(op string) (*faulty, fault) {
 		store := faults(newStore(), nil)
-		return store, func(ctx context.Context, o string, call func() error) error {
+		return store, func(ctx context.Context, o string, call func(context.Context) error) error {
 			if o == op {
 				store.set(nil)
 			}

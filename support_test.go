@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +21,7 @@ var errDown = errors.New("the store's line is cut")
 // fault stands between a guard and a call to its store. Returning without the
 // call is a request that never arrived; returning an error after it is an
 // answer that was lost.
-type fault func(ctx context.Context, op string, call func() error) error
+type fault func(ctx context.Context, op string, call func(context.Context) error) error
 
 // faulty is a store around another, with a fault that can be changed.
 type faulty struct {
@@ -47,18 +48,31 @@ func (f *faulty) count(op string) int {
 	return f.calls[op]
 }
 
-func (f *faulty) do(ctx context.Context, op string, call func() error) error {
+func (f *faulty) do(ctx context.Context, op string, call func(context.Context) error) error {
 	f.mu.Lock()
 	f.calls[op]++
 	fault := f.fault
 	f.mu.Unlock()
 	if fault == nil {
-		return call()
+		return call(ctx)
 	}
 	return fault(ctx, op, call)
 }
 
-func (f *faulty) Unwrap() driver.Store { return f.inner }
+// through makes a call that gives a value. The call may go on after a fault has
+// given up on it.
+func through[T any](ctx context.Context, f *faulty, op string, call func(context.Context) (T, error)) (T, error) {
+	var got atomic.Pointer[T]
+	err := f.do(ctx, op, func(ctx context.Context) error {
+		v, err := call(ctx)
+		got.Store(&v)
+		return err
+	})
+	if v := got.Load(); v != nil && err == nil {
+		return *v, nil
+	}
+	return *new(T), err
+}
 
 // nonce is that of the last claim that was asked for.
 func (f *faulty) nonce() driver.Nonce {
@@ -67,50 +81,45 @@ func (f *faulty) nonce() driver.Nonce {
 	return f.last
 }
 
-func (f *faulty) Claim(ctx context.Context, req driver.ClaimRequest) (r driver.ClaimReply, err error) {
+func (f *faulty) Unwrap() driver.Store { return f.inner }
+
+func (f *faulty) Claim(ctx context.Context, req driver.ClaimRequest) (driver.ClaimReply, error) {
 	f.mu.Lock()
 	f.last = req.Nonce
 	f.mu.Unlock()
-	err = f.do(ctx, "claim", func() (err error) { r, err = f.inner.Claim(ctx, req); return err })
-	if err != nil {
-		r = driver.ClaimReply{}
-	}
-	return r, err
+	return through(ctx, f, "claim", func(ctx context.Context) (driver.ClaimReply, error) { return f.inner.Claim(ctx, req) })
 }
 
 func (f *faulty) Renew(ctx context.Context, ref driver.Ref, lease time.Duration) error {
-	return f.do(ctx, "renew", func() error { return f.inner.Renew(ctx, ref, lease) })
+	return f.do(ctx, "renew", func(ctx context.Context) error { return f.inner.Renew(ctx, ref, lease) })
 }
 
-func (f *faulty) Complete(ctx context.Context, ref driver.Ref, c driver.Completion) (late bool, err error) {
-	err = f.do(ctx, "complete", func() (err error) { late, err = f.inner.Complete(ctx, ref, c); return err })
-	return late, err
+func (f *faulty) Complete(ctx context.Context, ref driver.Ref, c driver.Completion) (bool, error) {
+	return through(ctx, f, "complete", func(ctx context.Context) (bool, error) { return f.inner.Complete(ctx, ref, c) })
 }
 
 func (f *faulty) Release(ctx context.Context, ref driver.Ref, r driver.Release) error {
-	return f.do(ctx, "release", func() error { return f.inner.Release(ctx, ref, r) })
+	return f.do(ctx, "release", func(ctx context.Context) error { return f.inner.Release(ctx, ref, r) })
 }
 
 func (f *faulty) Abandon(ctx context.Context, ref driver.Ref) error {
-	return f.do(ctx, "abandon", func() error { return f.inner.Abandon(ctx, ref) })
+	return f.do(ctx, "abandon", func(ctx context.Context) error { return f.inner.Abandon(ctx, ref) })
 }
 
-func (f *faulty) Lookup(ctx context.Context, key driver.Key) (r driver.Record, err error) {
-	err = f.do(ctx, "lookup", func() (err error) { r, err = f.inner.Lookup(ctx, key); return err })
-	return r, err
+func (f *faulty) Lookup(ctx context.Context, key driver.Key) (driver.Record, error) {
+	return through(ctx, f, "lookup", func(ctx context.Context) (driver.Record, error) { return f.inner.Lookup(ctx, key) })
 }
 
-func (f *faulty) Resolve(ctx context.Context, key driver.Key, r driver.Resolution) (rec driver.Record, err error) {
+func (f *faulty) Resolve(ctx context.Context, key driver.Key, r driver.Resolution) (driver.Record, error) {
 	inner, _ := driver.As[driver.Resolver](f.inner)
-	err = f.do(ctx, "resolve", func() (err error) { rec, err = inner.Resolve(ctx, key, r); return err })
-	return rec, err
+	return through(ctx, f, "resolve", func(ctx context.Context) (driver.Record, error) { return inner.Resolve(ctx, key, r) })
 }
 
 // down refuses the named operations, or all.
 func down(ops ...string) fault {
-	return func(_ context.Context, op string, call func() error) error {
+	return func(ctx context.Context, op string, call func(context.Context) error) error {
 		if !named(ops, op) {
-			return call()
+			return call(ctx)
 		}
 		return errDown
 	}
@@ -118,8 +127,8 @@ func down(ops ...string) fault {
 
 // deaf carries the named operations out and loses their answers.
 func deaf(ops ...string) fault {
-	return func(_ context.Context, op string, call func() error) error {
-		err := call()
+	return func(ctx context.Context, op string, call func(context.Context) error) error {
+		err := call(ctx)
 		if named(ops, op) {
 			return errDown
 		}
@@ -129,9 +138,9 @@ func deaf(ops ...string) fault {
 
 // hang never answers the named operations, or all, before their time is over.
 func hang(ops ...string) fault {
-	return func(ctx context.Context, op string, call func() error) error {
+	return func(ctx context.Context, op string, call func(context.Context) error) error {
 		if !named(ops, op) {
-			return call()
+			return call(ctx)
 		}
 		<-ctx.Done()
 		return ctx.Err()
@@ -193,6 +202,12 @@ func (l *ledger) add(id string) int {
 	}
 	l.effects[id]++
 	return l.effects[id]
+}
+
+func (l *ledger) sub(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.effects[id]--
 }
 
 func (l *ledger) of(id string) int {
