@@ -102,10 +102,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	ready.Wait()
 	waitFor(ctx, o.Warmup)
-	began := time.Now()
 	if o.Measuring != nil {
 		o.Measuring()
 	}
+	began := time.Now()
 	phase.Store(phaseCount)
 	waitFor(ctx, o.Duration)
 	phase.Store(phaseStop)
