@@ -22,18 +22,19 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 	if err := req.Check(); err != nil {
 		return driver.ClaimReply{}, err
 	}
-	var h held
+	h := s.newHeld()
+	defer s.free(h)
 	for {
-		if err := s.holdToWrite(ctx, &req.Key, &h); err != nil {
+		if err := s.holdToWrite(ctx, &req.Key, h); err != nil {
 			return driver.ClaimReply{}, err
 		}
-		verdict, err := s.judge(&h, &req)
+		verdict, err := s.judge(h, &req)
 		switch {
 		case err != nil:
 			s.mu.Unlock()
 			return driver.ClaimReply{}, err
 		case verdict == refuse:
-			rec, again, err := s.read(&h)
+			rec, again, err := s.read(h)
 			if again {
 				continue
 			}
@@ -46,13 +47,13 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 			if verdict == grant {
 				s.grant(&next, &req, h.now)
 			}
-			err := s.put(ctx, &h, &next, nil)
+			err := s.put(ctx, h, &next, nil)
 			if err != nil {
 				return driver.ClaimReply{}, err
 			}
 			h.record = next
 		}
-		return driver.ClaimReply{Granted: true, Record: s.inFlight(&h)}, nil
+		return driver.ClaimReply{Granted: true, Record: s.inFlight(h)}, nil
 	}
 }
 
@@ -131,7 +132,7 @@ func (s *Store) grant(r *record, req *driver.ClaimRequest, now int64) {
 
 // inFlight is the view of a claim that has just been granted.
 func (s *Store) inFlight(h *held) driver.Record {
-	v := h.view(*h.key, s.clock.now())
+	v := h.view(h.key, s.clock.now())
 	v.Left = max(v.Left, 1)
 	return v
 }
@@ -160,12 +161,13 @@ func (s *Store) Lookup(ctx context.Context, key driver.Key) (driver.Record, erro
 		return driver.Record{}, err
 	}
 	defer s.leave()
-	var h held
+	h := s.newHeld()
+	defer s.free(h)
 	for {
-		if err := s.hold(ctx, &key, &h); err != nil {
+		if err := s.hold(ctx, &key, h); err != nil {
 			return driver.Record{}, err
 		}
-		if rec, again, err := s.read(&h); !again {
+		if rec, again, err := s.read(h); !again {
 			return rec, err
 		}
 	}
@@ -175,7 +177,7 @@ func (s *Store) Lookup(ctx context.Context, key driver.Key) (driver.Record, erro
 // that the record has changed meanwhile.
 func (s *Store) read(h *held) (rec driver.Record, again bool, err error) {
 	s.mu.Unlock()
-	rec = h.view(*h.key, h.now)
+	rec = h.view(h.key, h.now)
 	if h.kind != completed || h.resultLen() == 0 {
 		return rec, false, nil
 	}
@@ -205,14 +207,13 @@ func (s *Store) result(h *held) ([]byte, error) {
 
 // look calls f with the result of a completed record, which f must not keep.
 func (s *Store) look(h *held, f func([]byte)) error {
-	var buf diskKey
-	under := resultKey(&buf, h.disk.due, h.disk.token)
+	under := resultKey(&h.under, h.disk.due, h.disk.token)
 	v, closer, err := s.db.Get(under)
 	if err != nil {
 		if errors.Is(err, pebble.ErrNotFound) {
 			return err
 		}
-		return s.readError(*h.key, err)
+		return s.readError(h.key, err)
 	}
 	n := len(v) - 4
 	switch {
@@ -224,7 +225,7 @@ func (s *Store) look(h *held, f func([]byte)) error {
 		f(v[:n:n])
 	}
 	if err != nil {
-		err = &driver.UnreadableError{Key: *h.key, Reason: "its result: " + err.Error()}
+		err = &driver.UnreadableError{Key: h.key, Reason: "its result: " + err.Error()}
 	}
 	return errors.Join(err, closer.Close())
 }

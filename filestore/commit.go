@@ -60,11 +60,26 @@ func (q *queue) init(mu *sync.Mutex) {
 type held struct {
 	// record is settled.
 	record
-	key *driver.Key
+	key driver.Key
 	now int64
 	e   *entry
 	// disk is where the record is, as long as nothing is written.
 	disk place
+	// under is room for a key on disk.
+	under diskKey
+}
+
+// newHeld returns room for a key; it goes back with free.
+func (s *Store) newHeld() *held {
+	if h, ok := s.helds.Get().(*held); ok {
+		return h
+	}
+	return new(held)
+}
+
+func (s *Store) free(h *held) {
+	*h = held{}
+	s.helds.Put(h)
 }
 
 // hold waits until nothing is being written of a key, and returns with Store.mu
@@ -87,18 +102,18 @@ func (s *Store) hold(ctx context.Context, key *driver.Key, h *held) error {
 				s.mu.Unlock()
 				return &driver.UnreadableError{Key: *key, Reason: e.note}
 			}
-			*h = held{record: e.record, key: key, now: now, e: e, disk: e.disk}
+			h.record, h.key, h.now, h.e, h.disk = e.record, *key, now, e, e.disk
 			return nil
 		}
 		gen := s.entries.gens[stripe(key)]
 		s.mu.Unlock()
-		if err := s.load(key, &h.record); err != nil {
+		if err := s.load(key, &h.record, &h.under); err != nil {
 			return err
 		}
 		s.mu.Lock()
 		// What was read is what is there, unless somebody was here meanwhile.
 		if s.entries.all[*key] == nil && s.entries.gens[stripe(key)] == gen {
-			h.key, h.e = key, nil
+			h.key, h.e = *key, nil
 			h.disk = placeOf(&h.record)
 			h.now = s.clock.now()
 			h.settle(h.now)
@@ -137,7 +152,7 @@ func (s *Store) put(ctx context.Context, h *held, next *record, data *[]byte) er
 func (s *Store) add(h *held, next *record, data *[]byte) *group {
 	e := h.e
 	if e == nil {
-		e = &entry{record: h.record, key: *h.key, disk: h.disk, pos: -1}
+		e = &entry{record: h.record, key: h.key, disk: h.disk, pos: -1}
 		s.entries.all[e.key] = e
 	}
 	g := s.gather()

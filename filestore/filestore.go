@@ -171,6 +171,7 @@ type Store struct {
 	writer    *writer
 	// buffers holds results on their way to the committer.
 	buffers sync.Pool
+	helds   sync.Pool
 
 	// mu guards what follows. It is never held over an access to the disk.
 	mu      sync.Mutex

@@ -290,9 +290,8 @@ func (s *Store) closeEngine() error {
 
 // load reads what is on disk outside of the claims. A key that is not there
 // gives an absent record.
-func (s *Store) load(key *driver.Key, r *record) error {
-	var buf diskKey
-	k := recordKey(&buf, key)
+func (s *Store) load(key *driver.Key, r *record, room *diskKey) error {
+	k := recordKey(room, key)
 	v, closer, err := s.db.Get(k)
 	if err != nil {
 		if errors.Is(err, pebble.ErrNotFound) {

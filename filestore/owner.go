@@ -21,8 +21,9 @@ func (s *Store) Renew(ctx context.Context, ref driver.Ref, lease time.Duration) 
 	if err := driver.CheckLease(lease); err != nil {
 		return err
 	}
-	var h held
-	if err := s.hold(ctx, &ref.Key, &h); err != nil {
+	h := s.newHeld()
+	defer s.free(h)
+	if err := s.hold(ctx, &ref.Key, h); err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
@@ -60,9 +61,10 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 		return false, err
 	}
 	data := s.pack(c.Result)
-	var h held
+	h := s.newHeld()
+	defer s.free(h)
 	for {
-		if err := s.holdToWrite(ctx, &ref.Key, &h); err != nil {
+		if err := s.holdToWrite(ctx, &ref.Key, h); err != nil {
 			s.unpack(data)
 			return false, err
 		}
@@ -70,7 +72,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 			switch h.kind {
 			case completed:
 				s.mu.Unlock()
-				same, again, err := s.same(&h, c.Result, c.Dropped)
+				same, again, err := s.same(h, c.Result, c.Dropped)
 				if again && err == nil {
 					continue
 				}
@@ -98,7 +100,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 		}
 		next.late = h.kind != inFlight
 		next.complete(c.Result, c.Dropped, h.now, c.Retention, c.Tombstone)
-		return next.late, s.put(ctx, &h, &next, data)
+		return next.late, s.put(ctx, h, &next, data)
 	}
 }
 
@@ -132,13 +134,13 @@ func (s *Store) same(h *held, res driver.Result, dropped bool) (same, again bool
 // gives nil, from one that is missing.
 func (s *Store) vanished(h *held) error {
 	var now record
-	if err := s.load(h.key, &now); err != nil {
+	if err := s.load(&h.key, &now, &h.under); err != nil {
 		return err
 	}
 	if placeOf(&now) != h.disk {
 		return nil
 	}
-	return &driver.UnreadableError{Key: *h.key, Reason: "its result is missing"}
+	return &driver.UnreadableError{Key: h.key, Reason: "its result is missing"}
 }
 
 // Release is described at [driver.Store].
@@ -150,8 +152,9 @@ func (s *Store) Release(ctx context.Context, ref driver.Ref, r driver.Release) e
 	if err := r.Check(); err != nil {
 		return err
 	}
-	var h held
-	if err := s.holdToWrite(ctx, &ref.Key, &h); err != nil {
+	h := s.newHeld()
+	defer s.free(h)
+	if err := s.holdToWrite(ctx, &ref.Key, h); err != nil {
 		return err
 	}
 	err := h.owned(ref)
@@ -169,7 +172,7 @@ func (s *Store) Release(ctx context.Context, ref driver.Ref, r driver.Release) e
 	next := h.record
 	next.answered = r.Answered
 	next.release(releasedByOwner, after(h.now, r.Retention))
-	return s.put(ctx, &h, &next, nil)
+	return s.put(ctx, h, &next, nil)
 }
 
 // release makes a key absent; what is kept of it is kept until due.
@@ -184,8 +187,9 @@ func (s *Store) Abandon(ctx context.Context, ref driver.Ref) error {
 		return err
 	}
 	defer s.leave()
-	var h held
-	if err := s.holdToWrite(ctx, &ref.Key, &h); err != nil {
+	h := s.newHeld()
+	defer s.free(h)
+	if err := s.holdToWrite(ctx, &ref.Key, h); err != nil {
 		return err
 	}
 	err := h.owned(ref)
@@ -207,5 +211,5 @@ func (s *Store) Abandon(ctx context.Context, ref driver.Ref) error {
 		return err
 	}
 	next.kind = abandoned
-	return s.put(ctx, &h, &next, nil)
+	return s.put(ctx, h, &next, nil)
 }

@@ -17,9 +17,10 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 	if err := r.Check(s.opts.MaxResult); err != nil {
 		return driver.Record{}, err
 	}
-	var h held
+	h := s.newHeld()
+	defer s.free(h)
 	for {
-		if err := s.holdToWrite(ctx, &key, &h); err != nil {
+		if err := s.holdToWrite(ctx, &key, h); err != nil {
 			return driver.Record{}, err
 		}
 		if r.Token != 0 && (h.kind == absent || h.token != r.Token) {
@@ -31,7 +32,7 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 			if next.kind == completed {
 				data = s.pack(r.Result)
 			}
-			if err := s.put(ctx, &h, &next, data); err != nil {
+			if err := s.put(ctx, h, &next, data); err != nil {
 				return driver.Record{}, err
 			}
 			rec := next.view(key, h.now)
@@ -43,7 +44,7 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 		switch {
 		case r.Action == driver.ResolveComplete && h.kind == completed:
 			s.mu.Unlock()
-			same, again, err := s.same(&h, r.Result, r.Dropped)
+			same, again, err := s.same(h, r.Result, r.Dropped)
 			if again && err == nil {
 				continue
 			}
@@ -60,7 +61,7 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 			s.mu.Unlock()
 			return driver.Record{}, driver.ErrState
 		}
-		if rec, again, err := s.read(&h); !again {
+		if rec, again, err := s.read(h); !again {
 			return rec, err
 		}
 	}

@@ -179,7 +179,7 @@ func (s *Store) sweepMemory(limit int) (n int, g *group) {
 		if e.kind != lapsed || e.disk.kind != inFlight || e.group != nil || t.all[e.key] != e {
 			continue
 		}
-		g = s.add(&held{record: e.record, key: &e.key, e: e}, &e.record, nil)
+		g = s.add(&held{record: e.record, key: e.key, e: e}, &e.record, nil)
 	}
 	for n < limit && len(t.over) > 0 {
 		e := t.over[0]
@@ -187,7 +187,7 @@ func (s *Store) sweepMemory(limit int) (n int, g *group) {
 		if !e.overNoted() || e.group != nil || t.all[e.key] != e {
 			continue
 		}
-		g = s.add(&held{key: &e.key, e: e}, &record{}, nil)
+		g = s.add(&held{key: e.key, e: e}, &record{}, nil)
 		n++
 	}
 	return n, g
@@ -278,7 +278,7 @@ func (s *Store) sweepDisk(found []due) (n int, g *group) {
 		}
 		next := d.record
 		next.settle(now)
-		g = s.add(&held{record: d.record, key: &d.key, disk: d.disk}, &next, nil)
+		g = s.add(&held{record: d.record, key: d.key, disk: d.disk}, &next, nil)
 		n++
 	}
 	return n, g

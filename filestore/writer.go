@@ -19,7 +19,10 @@ type writer struct {
 	// from and to are the range of due times that the batch, or one before it
 	// since the last sync, has dropped.
 	from, to int64
-	buf      []byte
+
+	buf  []byte
+	keys diskKey
+	due  record
 }
 
 // batchBytes is how large a batch becomes before the next one begins.
@@ -38,7 +41,7 @@ func (w *writer) epoch(epoch uint64) error {
 // move writes that a record changes from what it is on disk to r, which may be
 // absent. data is the result of a completed one, its meta and body in a row.
 func (w *writer) move(key *driver.Key, from place, r *record, data []byte) error {
-	var k diskKey
+	k := &w.keys
 	// An engine's batch only fails on a closed engine; its errors are kept to be
 	// looked at once.
 	var err error
@@ -51,29 +54,29 @@ func (w *writer) move(key *driver.Key, from place, r *record, data []byte) error
 	switch {
 	case from.kind.isClaim():
 		if !r.kind.isClaim() {
-			note(w.batch.Delete(claimKey(&k, key), nil))
+			note(w.batch.Delete(claimKey(k, key), nil))
 		}
 	case from.kind != absent:
 		w.counts.count(from.kind, -1)
 		if from.due < w.from || from.due >= w.to {
-			note(w.batch.Delete(dueKey(&k, from.due, key), nil))
+			note(w.batch.Delete(dueKey(k, from.due, key), nil))
 			if from.result {
-				note(w.batch.Delete(resultKey(&k, from.due, from.token), nil))
+				note(w.batch.Delete(resultKey(k, from.due, from.token), nil))
 			}
 		}
 		if !kept {
-			note(w.batch.Delete(recordKey(&k, key), nil))
+			note(w.batch.Delete(recordKey(k, key), nil))
 		}
 	}
 	switch {
 	case r.kind.isClaim():
-		note(w.record(claimKey(&k, key), r))
+		note(w.record(claimKey(k, key), r))
 	case kept:
 		w.counts.count(r.kind, 1)
-		note(w.record(recordKey(&k, key), r))
-		note(w.record(dueKey(&k, r.due, key), dueRecord(r)))
+		note(w.record(recordKey(k, key), r))
+		note(w.record(dueKey(k, r.due, key), w.dueRecord(r)))
 		if r.resultLen() > 0 {
-			under := resultKey(&k, r.due, r.token)
+			under := resultKey(k, r.due, r.token)
 			op := w.batch.SetDeferred(len(under), len(data)+4)
 			copy(op.Key, under)
 			n := copy(op.Value, data)
@@ -85,12 +88,11 @@ func (w *writer) move(key *driver.Key, from place, r *record, data []byte) error
 }
 
 // dueRecord is what the space x keeps of a record: all that its tombstone needs.
-func dueRecord(r *record) *record {
-	d := *r
-	result := d.resultLen()
-	d.strip()
-	d.bodyLen = result
-	return &d
+func (w *writer) dueRecord(r *record) *record {
+	w.due = *r
+	w.due.strip()
+	w.due.bodyLen = r.resultLen()
+	return &w.due
 }
 
 func (w *writer) record(under []byte, r *record) error {
