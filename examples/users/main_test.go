@@ -63,6 +63,28 @@ func TestStopsWhenRequestsHaveTheirAnswers(t *testing.T) {
 	}
 }
 
+// What was answered before the service stopped is answered again after it.
+func TestAnswersOutliveTheService(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"-db", filepath.Join(dir, "users.db"), "-idem", "file:" + filepath.Join(dir, "idem")}
+	c, stop, ended := start(t, args...)
+	first := c.want(http.StatusCreated, http.MethodPost, "/users", `"ada-1"`, ada)
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatalf("run: %v", err)
+	}
+	c, stop, ended = start(t, args...)
+	second := c.want(http.StatusCreated, http.MethodPost, "/users", `"ada-1"`, ada)
+	c.only()
+	if second.body != first.body || second.header.Get(replayed) != "true" {
+		t.Errorf("after the restart: %v, before it: %v", second, first)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+}
+
 func TestRefusesToStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "users.db")
 	c, _, _ := start(t, "-db", file)

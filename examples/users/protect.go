@@ -9,6 +9,7 @@ import (
 
 	"github.com/idem-go/idem"
 	"github.com/idem-go/idem/driver"
+	"github.com/idem-go/idem/filestore"
 	"github.com/idem-go/idem/idemhttp"
 	"github.com/idem-go/idem/memstore"
 )
@@ -44,10 +45,12 @@ type closable interface {
 }
 
 func openStore(dsn string) (closable, error) {
-	kind, _, _ := strings.Cut(dsn, ":")
-	switch kind {
-	case "memory":
+	kind, dir, _ := strings.Cut(dsn, ":")
+	switch {
+	case kind == "memory" && dir == "":
 		return memstore.New(nil), nil
+	case kind == "file" && dir != "":
+		return filestore.Open(dir, nil)
 	}
 	return nil, fmt.Errorf("users: -idem %s: no such store; there are memory: and file:DIR", dsn)
 }
