@@ -28,6 +28,7 @@ type Claim struct {
 	token       uint64
 	attempt     int
 	callCtx     deadlineContext
+	detached    detached
 	ctx         claimContext
 	cancel      context.CancelCauseFunc
 	// holding is set by the holder's call that ends the claim.
@@ -92,7 +93,8 @@ func (c *Claim) Derive(name string) string {
 
 // grant makes the flight's leader the holder of its claim.
 func (g *Guard) grant(ctx context.Context, c *Claim, rec *driver.Record, asked time.Time) {
-	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	c.detached = detached{ctx}
+	inner, cancel := context.WithCancelCause(&c.detached)
 	c.ctx = claimContext{Context: inner, claim: c}
 	c.cancel = cancel
 	s := g.shard(c.key)
@@ -198,7 +200,7 @@ func (c *Claim) Abandon() error {
 
 func (c *Claim) finish() error {
 	began := time.Now()
-	err := c.tryEnd()
+	err := c.tryEnd(began)
 	if !answered(err) {
 		return c.saveLater(began, err)
 	}
@@ -206,11 +208,11 @@ func (c *Claim) finish() error {
 }
 
 // tryEnd asks the store once to end the claim.
-func (c *Claim) tryEnd() error {
+func (c *Claim) tryEnd(now time.Time) error {
 	g := c.guard
 	ref := driver.Ref{Key: c.key, Token: c.token}
-	ctx, cancel := g.call(&c.ctx, &c.callCtx, min(g.opts.StoreTimeout, c.policy.SaveWait))
-	defer cancel()
+	ctx, call := g.call(&c.ctx, &c.callCtx, now, min(g.opts.StoreTimeout, c.policy.SaveWait))
+	defer call.end()
 	switch e := &c.ending; e.kind {
 	case endComplete:
 		late, err := g.store.Complete(ctx, ref, e.completion)
@@ -282,7 +284,7 @@ func (c *Claim) saveLater(began time.Time, cause error) error {
 				done <- ErrUnsaved
 				return
 			}
-			if err := c.tryEnd(); answered(err) {
+			if err := c.tryEnd(time.Now()); answered(err) {
 				done <- c.ended(err)
 				return
 			}

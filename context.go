@@ -21,6 +21,13 @@ func (c *claimContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
+// detached is a context that has the values of another and not its end.
+type detached struct{ context.Context }
+
+func (detached) Deadline() (deadline time.Time, ok bool) { return }
+func (detached) Done() <-chan struct{}                   { return nil }
+func (detached) Err() error                              { return nil }
+
 // FromContext returns the claim that the work of ctx runs under, and false
 // where there is none. The claim is there to be asked (its key, its attempt,
 // its token, a derived key), not to be ended: that is its holder's.
@@ -30,16 +37,33 @@ func FromContext(ctx context.Context) (*Claim, bool) {
 }
 
 // call returns the context of one call to the store: the values of parent, not
-// its end, and a time limit of its own.
-func (g *Guard) call(parent context.Context, own *deadlineContext, limit time.Duration) (context.Context, func()) {
+// its end, and a time limit of its own. The call begins now; reading the clock
+// costs as much as the rest.
+func (g *Guard) call(parent context.Context, own *deadlineContext, now time.Time, limit time.Duration) (context.Context, call) {
 	if g.shared {
-		return context.WithTimeout(context.WithoutCancel(parent), limit)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), limit)
+		return ctx, call{cancel: cancel}
 	}
 	if !own.reusable() {
 		own = new(deadlineContext)
 	}
-	own.start(parent, limit)
-	return own, own.stop
+	own.start(parent, now.Add(limit))
+	return own, call{own: own}
+}
+
+// call ends the context of one call to the store. It is no closure, which
+// would be one allocation for each call.
+type call struct {
+	own    *deadlineContext
+	cancel context.CancelFunc
+}
+
+func (c call) end() {
+	if c.own != nil {
+		c.own.stop()
+		return
+	}
+	c.cancel()
 }
 
 // deadlineContext is a context with a time limit whose timer and channel exist
@@ -57,10 +81,10 @@ type deadlineContext struct {
 	shown bool
 }
 
-func (d *deadlineContext) start(parent context.Context, limit time.Duration) {
+func (d *deadlineContext) start(parent context.Context, deadline time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.parent, d.deadline, d.done, d.timer, d.stopped = parent, time.Now().Add(limit), nil, nil, false
+	d.parent, d.deadline, d.done, d.timer, d.stopped = parent, deadline, nil, nil, false
 }
 
 func (d *deadlineContext) stop() {

@@ -10,12 +10,12 @@ import (
 // askClaim asks the store for a claim, a second time where it did not answer
 // at once. A claim that may have been granted without our knowing is given back
 // in the background, so that nobody meets an owner that never ran.
-func (g *Guard) askClaim(ctx context.Context, c *Claim, req driver.ClaimRequest) (driver.ClaimReply, error) {
-	began := time.Now()
+func (g *Guard) askClaim(ctx context.Context, c *Claim, began time.Time, req driver.ClaimRequest) (driver.ClaimReply, error) {
+	now := began
 	for try := 0; ; try++ {
-		call, cancel := g.call(ctx, &c.callCtx, g.opts.StoreTimeout)
-		reply, err := g.store.Claim(call, req)
-		cancel()
+		callCtx, call := g.call(ctx, &c.callCtx, now, g.opts.StoreTimeout)
+		reply, err := g.store.Claim(callCtx, req)
+		call.end()
 		if answered(err) {
 			if err != nil && try > 0 {
 				g.disown(req)
@@ -30,6 +30,7 @@ func (g *Guard) askClaim(ctx context.Context, c *Claim, req driver.ClaimRequest)
 			g.disown(req)
 			return reply, err
 		}
+		now = time.Now()
 	}
 }
 

@@ -97,10 +97,11 @@ func (e *UnknownError) Unwrap() error { return e.Cause }
 // storeError turns an error of the store into the package's own, keeping the
 // store's in the chain.
 func storeError(err error) error {
+	if err == nil {
+		return nil // before the target of errors.As costs an allocation
+	}
 	var unreadable *driver.UnreadableError
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &unreadable):
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
 	case errors.Is(err, driver.ErrFull):
@@ -118,8 +119,11 @@ func storeError(err error) error {
 // answered reports that the store gave an answer, if only a refusal: asking
 // again would give the same.
 func answered(err error) bool {
+	if err == nil {
+		return true
+	}
 	var unreadable *driver.UnreadableError
-	return err == nil || errors.As(err, &unreadable) ||
+	return errors.As(err, &unreadable) ||
 		errors.Is(err, driver.ErrFull) || errors.Is(err, driver.ErrInvalid) ||
 		errors.Is(err, driver.ErrLost) || errors.Is(err, driver.ErrLapsed) ||
 		errors.Is(err, driver.ErrCompleted) || errors.Is(err, driver.ErrTooLarge) ||

@@ -24,7 +24,7 @@ func (g *Guard) lead(ctx context.Context, c *Claim, req *Request, pol *Policy, w
 	turns := 0
 	for n := 0; ; n++ {
 		asked := time.Now()
-		reply, err := g.askClaim(ctx, c, driver.ClaimRequest{
+		reply, err := g.askClaim(ctx, c, asked, driver.ClaimRequest{
 			Key: c.key, Scope: c.scope, ID: c.id, Fingerprint: c.fingerprint, Nonce: nonce,
 			Lease: pol.Lease, Tombstone: pol.Tombstone, Retry: pol.Unknown == RetryUnknown, Waited: w.token,
 		})
