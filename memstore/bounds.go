@@ -10,6 +10,7 @@ import (
 
 // bounds counts what the store bounds, over all shards.
 type bounds struct {
+	// records and bytes are what the shards have told: see tell.
 	records, bytes atomic.Int64
 	// unknown counts what has been noticed: leases that ended since are missing,
 	// and unknowns that are over are still in it.
@@ -32,6 +33,21 @@ func (b *bounds) lapses(at int64) {
 			return
 		}
 	}
+}
+
+// tell keeps the counts of all shards about right: a shard tells what it has
+// once that is a grain away from what it has told, so that not every call writes
+// to memory that all share. All grains together are a hundredth of a bound.
+func (s *Store) tell(sh *shard) {
+	records := int64(len(sh.heads)) - sh.told.records
+	bytes := sh.bytes - sh.told.bytes
+	if max(records, -records) <= s.maxRecords/(100*shardCount) && max(bytes, -bytes) <= s.maxBytes/(100*shardCount) {
+		return
+	}
+	s.bounds.records.Add(records)
+	s.bounds.bytes.Add(bytes)
+	sh.told.records += records
+	sh.told.bytes += bytes
 }
 
 // room returns ErrFull when the bounds leave no room for a claim of so many
@@ -110,8 +126,8 @@ func (s *Store) drain(sh *shard, queue int, now int64) {
 			s.pass(sh, h)
 		}
 		if n < batch {
-			if queue == queueLeases && len(sh.queues[queue]) > 0 {
-				s.bounds.lapses(sh.queues[queue][0].due)
+			if queue == queueLeases && sh.queues[queue].len() > 0 {
+				s.bounds.lapses(sh.queues[queue].entries[0].due)
 			}
 			sh.mu.Unlock()
 			return

@@ -8,28 +8,27 @@ import (
 
 // Claim is described at [driver.Store]. The store keeps the strings of the
 // request, and returns the same bytes of a result to everybody.
-func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.ClaimReply, error) {
+func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (reply driver.ClaimReply, err error) {
 	if err := s.enter(ctx); err != nil {
-		return driver.ClaimReply{}, err
+		return reply, err
 	}
 	if err := req.Check(); err != nil {
-		return driver.ClaimReply{}, err
+		return reply, err
 	}
 	sh := s.shardOf(req.Key)
 	for looked := false; ; looked = true {
 		sh.mu.Lock()
 		now := s.now()
 		h := s.get(sh, req.Key, now)
-		if h != nil {
-			if reply, err, done := s.over(sh, h, &req, now); done {
-				sh.mu.Unlock()
-				return reply, err
-			}
+		if h != nil && s.over(sh, h, &req, now, &reply, &err) {
+			sh.mu.Unlock()
+			return reply, err
 		}
 		need := recordBytes + int64(len(req.Scope)+len(req.ID))
 		if looked || s.roomy(now, h == nil, need) {
 			h = s.grant(sh, h, &req, now)
-			reply := driver.ClaimReply{Granted: true, Record: h.view(now)}
+			reply.Granted = true
+			h.view(&reply.Record, now)
 			s.tidy(sh, now)
 			sh.mu.Unlock()
 			return reply, nil
@@ -39,14 +38,14 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 		fresh := h == nil
 		sh.mu.Unlock()
 		if err := s.room(fresh, need); err != nil {
-			return driver.ClaimReply{}, err
+			return reply, err
 		}
 	}
 }
 
-// over answers a claim over what is known of its key, unless it is absent and
-// may be granted.
-func (s *Store) over(sh *shard, h *head, req *driver.ClaimRequest, now int64) (reply driver.ClaimReply, err error, done bool) {
+// over answers a claim over what is known of its key, and reports whether it
+// did: not when the key is absent and may be granted.
+func (s *Store) over(sh *shard, h *head, req *driver.ClaimRequest, now int64, reply *driver.ClaimReply, err *error) bool {
 	ours := h.nonce == req.Nonce
 	switch h.kind {
 	case inFlight, lapsed, abandoned:
@@ -58,22 +57,22 @@ func (s *Store) over(sh *shard, h *head, req *driver.ClaimRequest, now int64) (r
 			h.wake()
 			h.begin(req, s.token.Add(1), now)
 			s.lease(sh, h, after(now, req.Lease))
-			s.tidy(sh, now)
 			reply.Granted = true
 		}
 	case releasedByOwner:
 		switch {
 		case ours:
-			return reply, driver.ErrLost, true
+			*err = driver.ErrLost
+			return true
 		case h.answered && req.Waited != 0 && req.Waited <= h.token:
 		default:
-			return reply, nil, false
+			return false
 		}
 	case releasedByResolve:
-		return reply, nil, false
+		return false
 	}
-	reply.Record = h.view(now)
-	return reply, nil, true
+	h.view(&reply.Record, now)
+	return true
 }
 
 // grant makes the record of a claim over an absent key; h is what is left of a

@@ -61,21 +61,22 @@ func (s *Store) listShard(sh *shard, q driver.Query, after driver.Key, limit int
 	defer sh.mu.Unlock()
 	now := s.now()
 	seen := 0
-	for key, h := range sh.heads {
+	for key := range sh.heads {
 		// Others get their turn: nothing says that a shard is small.
 		if seen++; seen%1024 == 0 {
 			sh.mu.Unlock()
 			sh.mu.Lock()
 			now = s.now()
-			h = sh.heads[key]
 		}
 		if q.After != "" && bytes.Compare(key[:], after[:]) <= 0 {
 			continue
 		}
-		if h = s.settle(sh, h, now); h == nil || !selects(q, h) {
+		h := s.get(sh, key, now)
+		if h == nil || !selects(q, h) {
 			continue
 		}
-		v := h.view(now)
+		var v driver.Record
+		h.view(&v, now)
 		v.Result = driver.Result{}
 		found = append(found, v)
 		if len(found) >= 4*limit {
@@ -137,11 +138,12 @@ func (s *Store) Stats(ctx context.Context) (driver.Stats, error) {
 			now := s.now()
 			passed, _ := s.sweep(sh, now, batch)
 			if more = passed == batch; !more {
-				st.InFlight += int64(len(sh.queues[queueLeases]))
-				st.Unknown += int64(len(sh.queues[queueUnknown]))
+				st.InFlight += int64(sh.queues[queueLeases].len())
+				st.Unknown += int64(sh.queues[queueUnknown].len())
 				st.Completed += int64(sh.completed)
 				st.Forgotten += int64(sh.forgotten)
-				for _, e := range sh.queues[queueUnknown] {
+				st.Bytes += sh.bytes
+				for _, e := range sh.queues[queueUnknown].entries {
 					oldest = min(oldest, e.head.since)
 				}
 			}
@@ -151,6 +153,5 @@ func (s *Store) Stats(ctx context.Context) (driver.Stats, error) {
 	if st.Unknown > 0 {
 		st.OldestUnknown = time.Duration(s.now() - oldest)
 	}
-	st.Bytes = s.bounds.bytes.Load()
 	return st, nil
 }

@@ -32,7 +32,8 @@ type Options struct {
 	// MaxUnknown is the most records whose outcome is unknown, leases that have
 	// ended included. By default 100,000.
 	MaxUnknown int
-	// MaxResult is the largest result kept, in bytes. By default 16 MiB.
+	// MaxResult is the largest result kept, in bytes. By default 16 MiB; at most,
+	// and with a negative number, 2 GiB.
 	MaxResult int
 }
 
@@ -83,12 +84,7 @@ func New(o *Options) *Store {
 		maxBytes:   bound(o.MaxBytes, defaultMaxBytes),
 		maxUnknown: bound(int64(o.MaxUnknown), defaultMaxUnknown),
 	}
-	switch {
-	case o.MaxResult == 0:
-		s.maxResult = defaultMaxResult
-	case o.MaxResult > 0:
-		s.maxResult = o.MaxResult
-	}
+	s.maxResult = int(min(bound(int64(o.MaxResult), defaultMaxResult), math.MaxInt32))
 	s.bounds.nextLapse.Store(math.MaxInt64)
 	return s
 }
@@ -114,7 +110,7 @@ func (s *Store) Close() error {
 }
 
 // Describe says that the store is neither durable nor shared, and its largest
-// result; 0 if there is no bound.
+// result.
 func (s *Store) Describe() driver.Info {
 	return driver.Info{Name: "memory", MaxResult: s.maxResult}
 }

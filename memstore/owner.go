@@ -64,12 +64,12 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 		return false, driver.ErrLost
 	case releasedByResolve:
 		h = s.widen(sh, h)
-		s.bounds.bytes.Add(-h.bytes())
+		sh.bytes -= h.bytes()
 		h.full.scope, h.full.id, h.full.fingerprint = c.Scope, c.ID, c.Fingerprint
-		s.bounds.bytes.Add(h.bytes())
+		sh.bytes += h.bytes()
 	}
 	late = h.kind != inFlight
-	s.end(sh, h, outcome{data, len(c.Result.Meta), c.Dropped, late, c.Retention, c.Tombstone}, now)
+	s.end(sh, h, outcome{data, uint32(len(c.Result.Meta)), c.Dropped, late, c.Retention, c.Tombstone}, now)
 	s.tidy(sh, now)
 	return late, nil
 }
@@ -77,7 +77,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 // outcome is what a record is completed with.
 type outcome struct {
 	data                 []byte
-	bodyAt               int
+	bodyAt               uint32
 	dropped, late        bool
 	retention, tombstone time.Duration
 }
@@ -88,7 +88,8 @@ func (s *Store) end(sh *shard, h *head, o outcome, now int64) {
 	h.since, h.dropped, h.late = now, o.dropped, o.late
 	r := h.full
 	r.data, r.bodyAt, r.tombstone = o.data, o.bodyAt, o.tombstone
-	s.bounds.bytes.Add(int64(len(o.data)))
+	sh.bytes += int64(len(o.data))
+	s.tell(sh)
 	h.wake()
 }
 
@@ -156,7 +157,7 @@ func (s *Store) Abandon(ctx context.Context, ref driver.Ref) error {
 }
 
 // Lookup is described at [driver.Store].
-func (s *Store) Lookup(ctx context.Context, key driver.Key) (driver.Record, error) {
+func (s *Store) Lookup(ctx context.Context, key driver.Key) (rec driver.Record, err error) {
 	if err := s.enter(ctx); err != nil {
 		return driver.Record{}, err
 	}
@@ -168,7 +169,8 @@ func (s *Store) Lookup(ctx context.Context, key driver.Key) (driver.Record, erro
 	if h == nil {
 		return driver.Record{Key: key}, nil
 	}
-	return h.view(now), nil
+	h.view(&rec, now)
+	return rec, nil
 }
 
 // owned returns the head whose newest claim ref names.

@@ -75,17 +75,39 @@ type head struct {
 type record struct {
 	head
 	fingerprint driver.Fingerprint
-	scope, id   string
-	note        string
-	// data is the result: its meta, and its body from bodyAt on. It is shared
-	// with all who have read it, and never changed.
-	data   []byte
-	bodyAt int
+	// bodyAt is where in data the body begins.
+	bodyAt    uint32
+	scope, id string
+	// data is the result: its meta and its body. It is shared with all who have
+	// read it, and never changed.
+	data []byte
 	// tombstone is how long the key is known after the lease's end, or the
 	// retention's.
 	tombstone time.Duration
+	// rare is what few records have; nil for the others.
+	rare *rare
+}
+
+// rare is what few records have.
+type rare struct {
+	note string
 	// done is closed when the claim ends; nil while nobody waits.
 	done chan struct{}
+}
+
+func (r *record) note() string {
+	if r.rare == nil {
+		return ""
+	}
+	return r.rare.note
+}
+
+// extra returns the record's rare part, to be written to.
+func (r *record) extra() *rare {
+	if r.rare == nil {
+		r.rare = &rare{}
+	}
+	return r.rare
 }
 
 // What a record takes, its places in the map and in a queue included.
@@ -100,46 +122,49 @@ func (h *head) bytes() int64 {
 		return headBytes
 	}
 	r := h.full
-	return recordBytes + int64(len(r.scope)+len(r.id)+len(r.note)+len(r.data))
+	return recordBytes + int64(len(r.scope)+len(r.id)+len(r.note())+len(r.data))
 }
 
-// view is the record as a caller sees it.
-func (h *head) view(now int64) driver.Record {
-	v := driver.Record{
-		Key:      h.key,
-		State:    h.kind.state(),
-		Token:    h.token,
-		Attempt:  int(h.attempt),
-		Answered: h.answered,
-		Dropped:  h.dropped,
-		Age:      time.Duration(now - h.since),
-	}
+// view writes the record as a caller sees it into v, which is zero: records are
+// large, and not copied more often than they must be.
+func (h *head) view(v *driver.Record, now int64) {
+	v.Key = h.key
+	v.State = h.kind.state()
+	v.Token = h.token
+	v.Attempt = int(h.attempt)
+	v.Answered = h.answered
+	v.Dropped = h.dropped
+	v.Age = time.Duration(now - h.since)
 	if v.State != driver.StateAbsent {
 		v.Left = time.Duration(h.due - now)
 	}
-	if r := h.full; r != nil {
-		v.Scope, v.ID, v.Note = r.scope, r.id, r.note
-		v.Fingerprint = r.fingerprint
-		if r.bodyAt > 0 {
-			v.Result.Meta = r.data[:r.bodyAt:r.bodyAt]
-		}
-		if n := len(r.data); n > r.bodyAt {
-			v.Result.Body = r.data[r.bodyAt:n:n]
-		}
+	r := h.full
+	if r == nil {
+		return
 	}
-	return v
+	v.Scope, v.ID, v.Note = r.scope, r.id, r.note()
+	v.Fingerprint = r.fingerprint
+	if r.bodyAt > 0 {
+		v.Result.Meta = r.data[:r.bodyAt:r.bodyAt]
+	}
+	if n := len(r.data); n > int(r.bodyAt) {
+		v.Result.Body = r.data[r.bodyAt:n:n]
+	}
 }
 
 // holds reports that a completed record has this result.
 func (h *head) holds(res driver.Result, dropped bool) bool {
 	r := h.full
-	return h.dropped == dropped && r.bodyAt == len(res.Meta) &&
+	return h.dropped == dropped && int(r.bodyAt) == len(res.Meta) &&
 		bytes.Equal(r.data[:r.bodyAt], res.Meta) && bytes.Equal(r.data[r.bodyAt:], res.Body)
 }
 
 // wake tells those who wait for the record's claim that it may have ended.
 func (h *head) wake() {
-	if r := h.full; r != nil && r.done != nil {
+	if h.full == nil || h.full.rare == nil {
+		return
+	}
+	if r := h.full.rare; r.done != nil {
 		close(r.done)
 		r.done = nil
 	}

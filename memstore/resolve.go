@@ -30,14 +30,14 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 	unknown := h.kind == lapsed || h.kind == abandoned
 	switch {
 	case r.Action == driver.ResolveComplete && unknown:
-		s.note(h, r.Note)
-		s.end(sh, h, outcome{data, len(r.Result.Meta), r.Dropped, true, r.Retention, r.Tombstone}, now)
+		sh.note(h, r.Note)
+		s.end(sh, h, outcome{data, uint32(len(r.Result.Meta)), r.Dropped, true, r.Retention, r.Tombstone}, now)
 	case r.Action == driver.ResolveRelease && (unknown || h.kind == inFlight && r.Force):
-		s.note(h, r.Note)
+		sh.note(h, r.Note)
 		h.answered = false
 		h = s.free(sh, h, releasedByResolve, after(now, r.Retention))
 	case r.Action == driver.ResolveErase && h.kind == completed:
-		s.note(h, r.Note)
+		sh.note(h, r.Note)
 		h = s.forget(sh, h, now, r.Tombstone)
 	case r.Action == driver.ResolveComplete && h.kind == completed && h.holds(r.Result, r.Dropped):
 	case r.Action == driver.ResolveRelease && h.kind == releasedByResolve:
@@ -45,13 +45,16 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, r driver.Resolution
 	default:
 		return driver.Record{}, driver.ErrState
 	}
-	v := h.view(now)
+	var v driver.Record
+	h.view(&v, now)
 	s.tidy(sh, now)
 	return v, nil
 }
 
 // note keeps what was said of a record, and forgets what was said before.
-func (s *Store) note(h *head, note string) {
-	s.bounds.bytes.Add(int64(len(note) - len(h.full.note)))
-	h.full.note = note
+func (sh *shard) note(h *head, note string) {
+	if old := h.full.note(); note != old {
+		sh.bytes += int64(len(note) - len(old))
+		h.full.extra().note = note
+	}
 }

@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -30,8 +31,14 @@ type shard struct {
 	// completed and forgotten count those states; the other counts are the
 	// lengths of the queues.
 	completed, forgotten int
+	// peak is the most heads there have been since the map was made.
+	peak int
+	// bytes is what the records take. What of it, and of their number, the bounds
+	// of the store have been told is told.
+	bytes int64
+	told  struct{ records, bytes int64 }
 
-	_ [16]byte // ends at a cache line, so that neighbours do not share one
+	_ [32]byte // to whole cache lines, so that neighbours do not share one
 }
 
 func (s *Store) shardOf(key driver.Key) *shard {
@@ -74,10 +81,11 @@ func (s *Store) add(sh *shard, h *head) {
 		sh.heads = make(map[driver.Key]*head)
 	}
 	sh.heads[h.key] = h
+	sh.peak = max(sh.peak, len(sh.heads))
 	sh.queues[h.kind.queue()].push(h)
 	s.count(sh, h.kind, 1)
-	s.bounds.records.Add(1)
-	s.bounds.bytes.Add(h.bytes())
+	sh.bytes += h.bytes()
+	s.tell(sh)
 }
 
 // turn gives a head another kind and due.
@@ -99,9 +107,21 @@ func (s *Store) turn(sh *shard, h *head, k kind, due int64) {
 func (s *Store) drop(sh *shard, h *head) {
 	sh.queues[h.kind.queue()].remove(h)
 	delete(sh.heads, h.key)
+	sh.shrink()
 	s.count(sh, h.kind, -1)
-	s.bounds.records.Add(-1)
-	s.bounds.bytes.Add(-h.bytes())
+	sh.bytes -= h.bytes()
+	s.tell(sh)
+}
+
+// shrink makes the map anew once little is left in it: a map of Go's keeps the
+// memory of its largest day.
+func (sh *shard) shrink() {
+	if sh.peak < 1024 || len(sh.heads) > sh.peak/8 {
+		return
+	}
+	heads := make(map[driver.Key]*head, len(sh.heads))
+	maps.Copy(heads, sh.heads)
+	sh.heads, sh.peak = heads, len(heads)
 }
 
 // forget makes a tombstone of a completed record.
@@ -115,8 +135,8 @@ func (s *Store) forget(sh *shard, h *head, at int64, tombstone time.Duration) *h
 // strip takes from a head everything that a tombstone or a released key does
 // not need. What an operator noted is kept, and then the record's name with it.
 func (s *Store) strip(sh *shard, h *head) *head {
-	s.bounds.bytes.Add(-h.bytes())
-	if h.full.note != "" {
+	sh.bytes -= h.bytes()
+	if h.full.note() != "" {
 		h.full.fingerprint = driver.Fingerprint{}
 		h.full.data, h.full.bodyAt = nil, 0
 	} else {
@@ -126,7 +146,8 @@ func (s *Store) strip(sh *shard, h *head) *head {
 		sh.heads[h.key] = h
 		sh.queues[h.kind.queue()].replace(h)
 	}
-	s.bounds.bytes.Add(h.bytes())
+	sh.bytes += h.bytes()
+	s.tell(sh)
 	return h
 }
 
@@ -135,7 +156,7 @@ func (s *Store) widen(sh *shard, h *head) *head {
 	if h.full != nil {
 		return h
 	}
-	s.bounds.bytes.Add(recordBytes - headBytes)
+	sh.bytes += recordBytes - headBytes
 	r := &record{head: *h}
 	r.full = r
 	sh.heads[h.key] = &r.head

@@ -49,8 +49,9 @@ func (s *Store) watch(ref driver.Ref) (done <-chan struct{}, left time.Duration)
 	if err != nil || h.kind != inFlight {
 		return nil, 0
 	}
-	if h.full.done == nil {
-		h.full.done = make(chan struct{})
+	r := h.full.extra()
+	if r.done == nil {
+		r.done = make(chan struct{})
 	}
-	return h.full.done, time.Duration(h.due - now)
+	return r.done, time.Duration(h.due - now)
 }
