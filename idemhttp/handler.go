@@ -1,6 +1,7 @@
 package idemhttp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,7 +98,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	op := operations.Get().(*operation)
-	op.begin(h.middleware, w, r)
+	op.middleware = h.middleware
 	defer op.end()
 	h.serveKeyed(op, w, r)
 }
@@ -162,6 +163,7 @@ func (h *handler) serveKeyed(op *operation, w http.ResponseWriter, r *http.Reque
 		return
 	}
 	r.Header.Del("Upgrade")
+	op.accept = r.Header["Accept-Encoding"]
 	NarrowAcceptEncoding(r.Header)
 	op.key = idem.Key{Scope: scope, ID: id}
 	h.run(op, w, r)
@@ -221,37 +223,46 @@ func (h *handler) run(op *operation, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	op.request.Key, op.request.Rules, op.request.Route, op.request.Policy = op.key, op, h.opts.Route, h.policy
-	for try := 0; ; try++ {
+	for {
 		b, err := h.guard.Begin(r.Context(), &op.request)
 		switch {
 		case err != nil:
 			h.refused(op, w, r, err)
 			return
 		case b.Replayed:
-			h.replay(w, r, &b)
+			h.replay(op, w, r, &b)
 			return
 		case b.Shared != nil:
-			h.share(w, r, b.Shared)
+			h.share(op, w, r, b.Shared)
+			return
+		case op.ran:
+			// The claim that the work was done under is lost, and nothing is on
+			// record in its place. The work is not done again, and what it gave
+			// is not to be told as final: a person or a resolver decides.
+			_ = b.Claim.Abandon()
+			h.refuse(w, r, problemOutcomeUnknown.with(""))
 			return
 		}
+		op.ran = true
 		err = h.execute(op, b.Claim, w, r)
 		if err == nil {
 			return
 		}
 		// The response is not the one on record; nothing of it was sent. What
 		// is on record now is the answer.
-		if try > 0 || !errors.Is(err, idem.ErrLost) && !errors.Is(err, idem.ErrSuperseded) {
+		if !errors.Is(err, idem.ErrLost) && !errors.Is(err, idem.ErrSuperseded) {
 			h.refused(op, w, r, err)
 			return
 		}
-		op.settled = true
 	}
 }
 
 // refused answers a request that Begin, or the end of its claim, has refused.
 func (h *handler) refused(op *operation, w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil && errors.Is(err, r.Context().Err()) {
-		return // nobody is there to be told
+	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+		// The client left. One that only closed its half of the connection must
+		// not take an empty 200 for an answer.
+		panic(http.ErrAbortHandler)
 	}
 	var inFlight *idem.InFlightError
 	var unknown *idem.UnknownError
@@ -260,8 +271,8 @@ func (h *handler) refused(op *operation, w http.ResponseWriter, r *http.Request,
 	case errors.As(err, &inFlight):
 		p = problemInFlight.with("")
 		p.RetryAfter = RetryAfter(inFlight.Age)
-	case errors.Is(err, idem.ErrLost):
-		p = problemInFlight.with("")
+	case errors.Is(err, context.DeadlineExceeded) && r.Context().Err() != nil:
+		p = problemInFlight.with("The time that this service gives a request was over before a record could be read. Send the same request again later.")
 		p.RetryAfter = RetryAfter(0)
 	case errors.Is(err, idem.ErrUnsaved):
 		p = problemUnsaved.with("")
@@ -276,6 +287,10 @@ func (h *handler) refused(op *operation, w http.ResponseWriter, r *http.Request,
 		p = problemResponseNotStored.with("")
 	case errors.Is(err, idem.ErrForgotten):
 		p = problemResponseForgotten.with("")
+	case op.ran:
+		// What is wrong with the store now does not undo the work.
+		p = problemUnsaved.with("")
+		h.opts.Logger.Error("idemhttp: the work was done, and its record cannot be reached", "route", h.opts.Route, "error", err)
 	case errors.Is(err, idem.ErrUnreadable):
 		p = problemRecordUnreadable.with("")
 		h.opts.Logger.Error("idemhttp: a record cannot be read", "route", h.opts.Route, "error", err)
@@ -286,7 +301,7 @@ func (h *handler) refused(op *operation, w http.ResponseWriter, r *http.Request,
 		p = problemKeyInvalid.with("The key is too long.")
 	default:
 		p.RetryAfter = RetryAfter(0)
-		if h.opts.FailOpen && !op.settled {
+		if h.opts.FailOpen {
 			h.opts.Logger.Warn("idemhttp: the store does not answer; passed on unprotected", "route", h.opts.Route, "error", err)
 			op.restoreBody(r)
 			h.servePlain(w, r, true)
@@ -354,6 +369,9 @@ func (h *handler) finish(op *operation, r *http.Request) error {
 		_ = c.Abandon()
 		h.opts.Logger.Error("idemhttp: a handler wrote another length than it declared; the outcome is unknown", "route", h.opts.Route)
 		panic(http.ErrAbortHandler)
+	}
+	if !rec.head {
+		rec.sniff(nil)
 	}
 	outcome := rec.verdict
 	if outcome == OutcomeByStatus {

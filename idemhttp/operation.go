@@ -25,20 +25,17 @@ type operation struct {
 	read       bool
 	reserved   int64
 	guarded    *guardedBody
-	incoming   *http.Request
-	returned   bool
-	// settled says that a handler ran: the request must not run unprotected.
-	settled bool
+	// accept is the client's Accept-Encoding, before it was narrowed.
+	accept   []string
+	returned bool
+	// ran says that the handler was called: it is not called again.
+	ran bool
 }
 
 var operations = sync.Pool{New: func() any { return new(operation) }}
 
 // keepBuffer is the largest buffer that is kept for another request.
 const keepBuffer = 256 << 10
-
-func (op *operation) begin(m *middleware, w http.ResponseWriter, r *http.Request) {
-	op.middleware, op.incoming = m, r
-}
 
 // end gives the operation back. The request's body may still be read by a
 // transport's goroutine; it is cut off first.
@@ -47,11 +44,13 @@ func (op *operation) end() {
 		op.guarded.detach()
 	}
 	op.middleware.bodies.Add(-op.reserved)
-	buf, meta, body, header := op.buf, op.meta, op.recorder.body, op.recorder.header
+	buf, meta, body := op.buf, op.meta, op.recorder.body
+	header, final := op.recorder.header, op.recorder.final
 	*op = operation{}
 	op.buf, op.meta, op.recorder.body = reuse(buf), reuse(meta), reuse(body)
 	clear(header)
-	op.recorder.header = header
+	clear(final)
+	op.recorder.header, op.recorder.final = header, final
 	operations.Put(op)
 }
 
@@ -85,7 +84,8 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) *Problem {
 	}
 	// What a client announces is not reserved before it arrives: many slow
 	// clients could otherwise fill the bound with nothing.
-	if n := int(min(max(r.ContentLength+1, 512), 64<<10)); cap(op.buf) < n {
+	// Nor does a short body take a long buffer, which would count as a whole.
+	if n := int(min(max(r.ContentLength+1, 512), 64<<10)); cap(op.buf) < n || cap(op.buf) > 8*n {
 		op.buf = make([]byte, 0, n)
 	}
 	for {
@@ -143,9 +143,9 @@ func (op *operation) restoreBody(r *http.Request) {
 	}
 	op.guarded = &guardedBody{b: op.buf}
 	op.guarded.first.body = op.guarded
+	// There is no GetBody: with one, net/http's transport sends a POST that has
+	// an idempotency key a second time on its own.
 	r.Body = &op.guarded.first
-	// A transport that has written nothing of a request may begin again.
-	r.GetBody = op.guarded.again
 	if len(r.Trailer) == 0 {
 		r.ContentLength, r.TransferEncoding = int64(len(op.buf)), nil
 	}
@@ -202,8 +202,6 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (r *bodyReader) Close() error { return nil }
-
-func (g *guardedBody) again() (io.ReadCloser, error) { return &bodyReader{body: g}, nil }
 
 func (g *guardedBody) detach() {
 	g.mu.Lock()

@@ -32,23 +32,26 @@ var plains = sync.Pool{New: func() any { return new(plainWriter) }}
 type plainWriter struct {
 	http.ResponseWriter
 	unprotected bool
-	started     bool
+	head        http.Header // the response's, once it is about to be sent
 	hijacked    bool
 	http1       plainHTTP1
 	http2       plainHTTP2
 	flusher     plainFlusher
+	hijacker    plainHijacker
 }
 
 // as returns the writer as something that can do what the server's can.
 func (p *plainWriter) as() http.ResponseWriter {
 	_, flusher := p.ResponseWriter.(http.Flusher)
 	_, hijacker := p.ResponseWriter.(http.Hijacker)
-	_, readerFrom := p.ResponseWriter.(io.ReaderFrom)
 	_, pusher := p.ResponseWriter.(http.Pusher)
 	switch {
-	case flusher && hijacker && readerFrom:
+	case flusher && hijacker:
 		p.http1.plainWriter = p
 		return &p.http1
+	case hijacker:
+		p.hijacker.plainWriter = p
+		return &p.hijacker
 	case flusher && pusher:
 		p.http2.plainWriter = p
 		return &p.http2
@@ -61,40 +64,44 @@ func (p *plainWriter) as() http.ResponseWriter {
 
 // Unwrap serves http.ResponseController.
 func (p *plainWriter) Unwrap() http.ResponseWriter {
-	p.start()
+	if p.head == nil {
+		p.mend(p.ResponseWriter.Header())
+	}
 	return p.ResponseWriter
 }
 
-// start strips the markers from the head that is about to be sent.
+// start mends the head that is about to be sent.
 func (p *plainWriter) start() {
-	if p.started {
-		return
+	if p.head == nil {
+		p.head = p.ResponseWriter.Header()
+		p.mend(p.head)
 	}
-	p.started = true
-	h := p.ResponseWriter.Header()
+}
+
+func (p *plainWriter) mend(h http.Header) {
 	stripMarkers(h)
 	if p.unprotected {
-		h.Set(unprotectedHeader, "true")
+		h[unprotectedHeader] = []string{"true"}
 	}
 }
 
 // finish strips the markers from the trailers, and from a head that the handler
-// left to the server.
+// left to the server. It does not ask for the header again: net/http would make
+// a copy of it.
 func (p *plainWriter) finish() {
-	if p.hijacked {
-		return
-	}
-	if !p.started {
+	switch {
+	case p.hijacked:
+	case p.head == nil:
 		p.start()
-		return
+	default:
+		stripMarkers(p.head)
 	}
-	stripMarkers(p.ResponseWriter.Header())
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (p *plainWriter) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
-		stripMarkers(p.ResponseWriter.Header())
+		p.mend(p.ResponseWriter.Header())
 	} else {
 		p.start()
 	}
@@ -113,9 +120,26 @@ func (p *plainWriter) WriteString(s string) (int, error) {
 	return io.WriteString(p.ResponseWriter, s)
 }
 
+// ReadFrom implements io.ReaderFrom; a writer that has it not is written to.
+func (p *plainWriter) ReadFrom(src io.Reader) (int64, error) {
+	p.start()
+	return io.Copy(p.ResponseWriter, src)
+}
+
 func (p *plainWriter) flush() {
 	p.start()
 	p.ResponseWriter.(http.Flusher).Flush()
+}
+
+func (p *plainWriter) flushError() error {
+	p.start()
+	return http.NewResponseController(p.ResponseWriter).Flush()
+}
+
+func (p *plainWriter) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := p.ResponseWriter.(http.Hijacker).Hijack()
+	p.hijacked = err == nil
+	return conn, rw, err
 }
 
 // plainHTTP1 is what net/http's writer for HTTP/1 can do.
@@ -124,24 +148,26 @@ type plainHTTP1 struct{ *plainWriter }
 // Flush implements http.Flusher.
 func (p *plainHTTP1) Flush() { p.flush() }
 
-// Hijack implements http.Hijacker.
-func (p *plainHTTP1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := p.ResponseWriter.(http.Hijacker).Hijack()
-	p.hijacked = err == nil
-	return conn, rw, err
-}
+// FlushError serves http.ResponseController.
+func (p *plainHTTP1) FlushError() error { return p.flushError() }
 
-// ReadFrom implements io.ReaderFrom.
-func (p *plainHTTP1) ReadFrom(src io.Reader) (int64, error) {
-	p.start()
-	return p.ResponseWriter.(io.ReaderFrom).ReadFrom(src)
-}
+// Hijack implements http.Hijacker.
+func (p *plainHTTP1) Hijack() (net.Conn, *bufio.ReadWriter, error) { return p.hijack() }
+
+// plainHijacker is a writer that can be hijacked and not flushed.
+type plainHijacker struct{ *plainWriter }
+
+// Hijack implements http.Hijacker.
+func (p *plainHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return p.hijack() }
 
 // plainHTTP2 is what net/http's writer for HTTP/2 can do.
 type plainHTTP2 struct{ *plainWriter }
 
 // Flush implements http.Flusher.
 func (p *plainHTTP2) Flush() { p.flush() }
+
+// FlushError serves http.ResponseController.
+func (p *plainHTTP2) FlushError() error { return p.flushError() }
 
 // Push implements http.Pusher.
 func (p *plainHTTP2) Push(target string, opts *http.PushOptions) error {
@@ -153,3 +179,6 @@ type plainFlusher struct{ *plainWriter }
 
 // Flush implements http.Flusher.
 func (p *plainFlusher) Flush() { p.flush() }
+
+// FlushError serves http.ResponseController.
+func (p *plainFlusher) FlushError() error { return p.flushError() }

@@ -1,6 +1,7 @@
 package idemhttp
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -20,23 +21,36 @@ const (
 )
 
 // replay gives a recorded response again.
-func (h *handler) replay(w http.ResponseWriter, r *http.Request, b *idem.Begun) {
+func (h *handler) replay(op *operation, w http.ResponseWriter, r *http.Request, b *idem.Begun) {
 	head := w.Header()
+	before := maps.Clone(head)
 	status, trailers, err := readStored(b.Result.Meta, head)
 	if err != nil {
 		h.opts.Logger.Error("idemhttp: a recorded response cannot be read", "route", h.opts.Route, "error", err)
 		h.refuse(w, r, problemRecordUnreadable.with(""))
 		return
 	}
-	body, ok := suit(head, r.Header, b.Result.Body, maxPlain(h.opts.MaxStoredResponse))
+	body, ok := h.suit(op, head, b.Result.Body)
 	if !ok {
 		clear(head)
+		maps.Copy(head, before)
 		h.refuse(w, r, problemResponseNotStored.with("The first response was compressed in a way that this request does not accept. Ask again with the Accept-Encoding of the first request."))
 		return
+	}
+	if _, typed := head["Content-Type"]; !typed {
+		head["Content-Type"] = nil // the first response had none either: nothing is to be guessed
 	}
 	head[ReplayedHeader] = []string{"true"}
 	head[ExpiresHeader] = []string{time.Now().Add(b.Expires).UTC().Format(http.TimeFormat)}
 	give(w, status, body, trailers)
+}
+
+// suit makes a response that is at hand suit the request's client.
+func (h *handler) suit(op *operation, head http.Header, body []byte) ([]byte, bool) {
+	if len(head["Content-Encoding"]) == 0 {
+		return body, true
+	}
+	return suit(head, http.Header{"Accept-Encoding": op.accept}, body, maxPlain(h.opts.MaxStoredResponse))
 }
 
 // maxPlain bounds what a stored body may become when it is decompressed.
@@ -82,21 +96,21 @@ func (h *handler) sharedAnswer(rec *recorder) *answer {
 
 // share gives a waiter the answer of the release that it waited for. It is no
 // replay: nothing is on record.
-func (h *handler) share(w http.ResponseWriter, r *http.Request, shared any) {
-	a, ok := shared.(*answer)
-	if !ok || a.partial {
-		p := problemInFlight.with("")
-		p.RetryAfter = RetryAfter(0)
-		h.refuse(w, r, p)
-		return
-	}
+func (h *handler) share(op *operation, w http.ResponseWriter, r *http.Request, shared any) {
 	head := w.Header()
-	for name, values := range a.header {
-		head[name] = append([]string(nil), values...)
+	before := maps.Clone(head)
+	if a, ok := shared.(*answer); ok && !a.partial {
+		for name, values := range a.header {
+			head[name] = append([]string(nil), values...)
+		}
+		if body, ok := h.suit(op, head, a.body); ok {
+			give(w, a.status, body, a.trailers)
+			return
+		}
+		clear(head)
+		maps.Copy(head, before)
 	}
-	body, ok := suit(head, r.Header, a.body, maxPlain(h.opts.MaxStoredResponse))
-	if !ok {
-		body = a.body
-	}
-	give(w, a.status, body, a.trailers)
+	p := problemInFlight.with("")
+	p.RetryAfter = RetryAfter(0)
+	h.refuse(w, r, p)
 }
