@@ -133,3 +133,40 @@ func TestUnreadableRecord(t *testing.T) {
 		}
 	})
 }
+
+// A store that answers nonsense is a store that does not answer.
+func TestNonsense(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reply driver.ClaimReply
+		err   error
+		want  error
+	}{
+		"no known state":      {driver.ClaimReply{Record: driver.Record{State: 9, Token: 1}}, nil, idem.ErrUnreadable},
+		"refused over absent": {driver.ClaimReply{}, nil, idem.ErrStore},
+		"granted, no token":   {driver.ClaimReply{Granted: true}, nil, idem.ErrStore},
+		"always released":     {driver.ClaimReply{}, driver.ErrLost, idem.ErrStore},
+		"full":                {driver.ClaimReply{}, driver.ErrFull, idem.ErrOverloaded},
+		"closed":              {driver.ClaimReply{}, driver.ErrClosed, idem.ErrStore},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				store := nonsense{faults(newStore(), nil), tt.reply, tt.err}
+				refused(t, guard(t, store, nil), request("k"), tt.want)
+				if n := store.count("claim"); n > 20 || time.Since(start()) > time.Second {
+					t.Errorf("asked %d times in %v", n, time.Since(start()))
+				}
+			})
+		})
+	}
+}
+
+type nonsense struct {
+	*faulty
+	reply driver.ClaimReply
+	err   error
+}
+
+func (n nonsense) Claim(ctx context.Context, req driver.ClaimRequest) (driver.ClaimReply, error) {
+	_, _ = n.faulty.Claim(ctx, driver.ClaimRequest{}) // counted, and refused
+	return n.reply, n.err
+}

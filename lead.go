@@ -33,8 +33,15 @@ func (g *Guard) lead(ctx context.Context, c *Claim, req *Request, pol *Policy, w
 			nonce = driver.NewNonce()
 			continue
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, driver.ErrLost):
+			err = fmt.Errorf("%w: it knows every nonce as released", ErrStore)
+		case err != nil:
 			err = storeError(err)
+		case reply.Granted && reply.Record.Token == 0:
+			err = fmt.Errorf("%w: it granted a claim without a token", ErrStore)
+		}
+		if err != nil {
 			if !errors.Is(err, ErrInvalid) { // what is wrong with this request is its own
 				end.err = err
 			}

@@ -126,6 +126,25 @@ func TestRenewalBeginsAnew(t *testing.T) {
 	})
 }
 
+// A lease may be longer than the keeper otherwise sleeps.
+func TestLongLeasesAreRenewed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := guard(t, newStore(), &idem.Options{Policy: idem.Policy{Lease: 12 * time.Hour, MaxRun: 1000 * time.Hour}})
+		short := request("short")
+		short.Policy = g.Policy(idem.Policy{Lease: time.Minute})
+		a := begin(t, g, request("long"))
+		time.Sleep(3 * time.Hour)
+		b := begin(t, g, short)
+		time.Sleep(200 * time.Hour)
+		for _, c := range []*idem.Claim{a, b} {
+			if c.Context().Err() != nil {
+				t.Errorf("%s: %v", c.Key().ID, context.Cause(c.Context()))
+			}
+			must(t, c.Complete(body("x")))
+		}
+	})
+}
+
 // The owner is paused past its lease (its renewals do not reach the store), and
 // another is granted the key: whatever it does afterwards changes nothing.
 func TestTrap4PausedOwner(t *testing.T) {
