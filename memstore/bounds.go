@@ -143,16 +143,13 @@ func (s *Store) makeRoom(fresh bool, bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := s.now()
-	for left, idle := 16*batch, 0; left > 0 && idle < shardCount && !s.fits(fresh, bytes); {
+	for visits, left := 0, 16*batch; visits < shardCount && left > 0 && !s.fits(fresh, bytes); visits++ {
 		sh := &s.shards[b.next]
 		sh.mu.Lock()
 		passed, _ := s.sweep(sh, now, batch)
 		sh.mu.Unlock()
 		left -= passed
-		idle++
-		if passed == batch {
-			idle = 0
-		} else {
+		if passed < batch {
 			b.next = (b.next + 1) % shardCount
 		}
 	}

@@ -139,6 +139,20 @@ func TestNoBound(t *testing.T) {
 	}
 }
 
+// Leases that end while nobody looks count, however many.
+func TestLapsesAreCountedAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New(&memstore.Options{MaxUnknown: 10_000})
+		for i := range 10_000 {
+			grant(t, s, request(fmt.Sprint(i)))
+		}
+		time.Sleep(time.Minute)
+		full(t, s, request("one more"))
+		time.Sleep(time.Hour)
+		grant(t, s, request("one more"))
+	})
+}
+
 // Many claims at once at the bound: it holds, and nobody waits for another.
 func TestBoundsHoldForManyAtOnce(t *testing.T) {
 	s := memstore.New(&memstore.Options{MaxUnknown: 10})

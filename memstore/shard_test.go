@@ -32,19 +32,19 @@ func TestQueueIsInOrder(t *testing.T) {
 	for step := range 10_000 {
 		switch n := rng.IntN(10); {
 		case n < 5 || len(in) == 0:
-			h := &head{due: rng.Int64N(1000)}
+			h := &head{due: int64(step) + rng.Int64N(1000)}
 			q.push(h)
 			in = append(in, h)
 		case n < 7:
 			take(in[rng.IntN(len(in))])
 		case n < 9:
 			h := in[rng.IntN(len(in))]
-			h.due = rng.Int64N(1000)
+			h.due = int64(step) + rng.Int64N(2000)
 			q.move(h)
 		default:
 			// From time to time the queue is all but emptied, in order.
 			for last := int64(-1); len(in) > 10 && step%100 == 0; {
-				h := q.first(1000)
+				h := q.first(1 << 40)
 				if h.due < last {
 					t.Fatalf("step %d: the queue gave %d after %d", step, h.due, last)
 				}
@@ -52,11 +52,16 @@ func TestQueueIsInOrder(t *testing.T) {
 				take(h)
 			}
 		}
+		for i, e := range q.entries {
+			if parent := q.entries[max(0, i-1)/arity]; step%10 == 0 && parent.due > e.due {
+				t.Fatalf("step %d: a head that is due at %d is below one at %d", step, e.due, parent.due)
+			}
+		}
 		if q.len() != len(in) {
 			t.Fatalf("step %d: the queue has %d heads, want %d", step, q.len(), len(in))
 		}
-		least := slices.MinFunc(append(in, &head{due: 1 << 40}), func(a, b *head) int { return int(a.due - b.due) })
-		if h := q.first(1000); len(in) > 0 && h.due != least.due {
+		least := slices.MinFunc(append(in, &head{due: 1 << 41}), func(a, b *head) int { return int(a.due - b.due) })
+		if h := q.first(1 << 40); len(in) > 0 && h.due != least.due {
 			t.Fatalf("step %d: first is due at %d, want %d", step, h.due, least.due)
 		}
 		if h := q.first(least.due - 1); h != nil {
