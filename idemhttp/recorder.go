@@ -36,6 +36,7 @@ type recorder struct {
 	declared  int64 // Content-Length as declared, -1 for none
 	head      bool  // the head has been handed to w
 	gone      bool  // w takes no more
+	old       bool  // the client speaks HTTP/1.0, which knows no 1xx
 	broken    bool  // the handler wrote more than it declared
 	last      byte  // the byte held back
 	tail      [1]byte
@@ -61,7 +62,7 @@ func (r *recorder) WriteHeader(status int) {
 		panic(fmt.Sprintf("idemhttp: invalid WriteHeader code %v", status)) // as net/http does
 	}
 	if status < 200 {
-		if status != http.StatusSwitchingProtocols {
+		if status != http.StatusSwitchingProtocols && !r.old {
 			r.inform(status)
 		}
 		return
@@ -278,6 +279,7 @@ func (r *recorder) begin(w http.ResponseWriter, req *http.Request, limit int, se
 	clear(final)
 	maps.Copy(header, w.Header())
 	*r = recorder{w: w, header: header, final: final, body: body[:0], limit: limit, declared: -1, sendLimit: sendLimit, ctl: *http.NewResponseController(w)}
+	r.old = !req.ProtoAtLeast(1, 1)
 	if srv, ok := req.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.WriteTimeout == 0 {
 		r.owns = true
 	}
