@@ -8,15 +8,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/idem-go/idem/cmd/idem/internal/cli"
 )
 
-// run calls Main in this process.
+// run calls Main in this process. What serves although it should not have
+// started ends after a while, with an exit code that no mistake has.
 func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = cli.Main(context.Background(), args, &out, &errs)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	code = cli.Main(ctx, args, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -40,6 +44,9 @@ func mistake(t *testing.T, args []string, says ...string) {
 		if !strings.Contains(stderr, s) {
 			t.Errorf("%q: nothing of %q in %q", args, s, stderr)
 		}
+	}
+	if strings.Contains(stderr, "invalid argument") {
+		t.Errorf("%q: the parser's own words: %q", args, stderr)
 	}
 	if strings.Contains(stderr, "hunter2") {
 		t.Errorf("%q: a password in %q", args, stderr)

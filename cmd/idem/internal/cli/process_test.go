@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/idem-go/idem"
 )
 
 // patience is how long a test waits for what must happen.
@@ -418,7 +420,7 @@ func TestFlagsReachTheProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := serve(t, up.URL, "--store=memory:", "--require-key", "--scope=header:X-Tenant", "--wait=0s", "--max-request-body=10B", "--max-stored-response=4KiB",
-		"--upstream-timeout=5m", "--admin-token-file="+token)
+		"--admin-host=idem.internal", "--admin-token-file="+token)
 	as := func(tenant, path, key, body string) reply {
 		req, err := http.NewRequest("POST", p.listen+path, strings.NewReader(body))
 		if err != nil {
@@ -443,12 +445,26 @@ func TestFlagsReachTheProxy(t *testing.T) {
 	}
 	go as("t1", "/slow", "s", "x")
 	wait(t, up.entered)
+	began := time.Now()
 	if r := as("t1", "/slow", "s", "x"); r.status != 409 || !strings.Contains(r.body, "in-flight") {
 		t.Errorf("at the same time: %+v", r)
+	}
+	if waited := time.Since(began); waited >= idem.DefaultWait {
+		t.Errorf("--wait=0s waited %v", waited)
 	}
 	a, b := as("t1", "/users", "k", "x"), as("t2", "/users", "k", "x")
 	if a.status != 201 || b.status != 201 || a.body == b.body {
 		t.Errorf("two tenants: %+v %+v", a, b)
+	}
+	for host, want := range map[string]int{"idem.internal": 200, "evil.example": 403} {
+		req, err := http.NewRequest("GET", p.admin+"/readyz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		if r := send(req); r.status != want {
+			t.Errorf("asked as %s: %+v", host, r)
+		}
 	}
 	if r := p.ask("GET", "/v1/records", ""); r.status != 401 {
 		t.Errorf("without a token: %+v", r)
