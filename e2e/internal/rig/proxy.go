@@ -173,6 +173,13 @@ func (p *Proxy) AwaitReady() {
 	}
 }
 
+// Serves waits until the process is ready, and reports false when it ended
+// instead.
+func (p *Proxy) Serves() bool {
+	p.t.Helper()
+	return p.awaitReady()
+}
+
 // Ready reports whether the proxy says that it serves.
 func (p *Proxy) Ready() bool {
 	res, err := p.client.Get("http://" + p.Admin + "/readyz")
