@@ -47,6 +47,15 @@ func leaseRules() []rule {
 			e.advance(e.tick())
 			e.state(req.Key, driver.StateUnknown)
 		}},
+		{"Trap56TheRepeatSucceeds", func(e *env) {
+			req := request("k")
+			ref := e.grant(req)
+			e.renew(ref, lease)
+			e.renew(ref, lease)
+			e.advance(lease / 2)
+			e.renew(ref, lease)
+			e.left(e.state(req.Key, driver.StateInFlight), lease)
+		}},
 		{"RenewMayShorten", func(e *env) {
 			req := request("k")
 			req.Lease = time.Hour

@@ -188,7 +188,7 @@ func (st standing) write(e *env, req driver.ClaimRequest, call string, want erro
 	// Of two errors that both fit, callers would take the wrong one.
 	if want != nil {
 		for _, other := range []error{driver.ErrLost, driver.ErrLapsed, driver.ErrCompleted} {
-			if err := f(); other != want && errors.Is(err, other) {
+			if err := f(); !errors.Is(other, want) && errors.Is(err, other) {
 				e.Fatalf("%s: %v is %v as well as %v", call, err, want, other)
 			}
 		}

@@ -82,6 +82,25 @@ func unknownRules() []rule {
 			equal(e, rec.Attempt, 0, "the attempt of what is absent")
 			e.fenced(req, ref)
 		}},
+		// An owner that never finishes blocks its key until the tombstone ends, and
+		// then no longer; under retry, until its lease ends.
+		{"Trap62AnOwnerThatNeverFinishes", func(e *env) {
+			first := e.grant(request("k"))
+			for waited := lease; waited < tombstone; waited += tombstone / 8 {
+				e.refuse(request("k"))
+				e.advance(tombstone / 8)
+			}
+			e.advance(lease)
+			e.larger(e.grant(request("k")), first)
+			for attempt := 2; attempt < 10; attempt++ {
+				e.advance(lease)
+				retry := request("k")
+				retry.Retry = true
+				reply := e.claim(retry)
+				equal(e, reply.Granted, true, "granted")
+				equal(e, reply.Record.Attempt, attempt, "the attempt")
+			}
+		}},
 		// Two callers at a stale lease: one wins.
 		{"Trap5OneOfTwoWins", func(e *env) {
 			e.grant(request("k"))

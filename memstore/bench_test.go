@@ -138,20 +138,24 @@ func (p *plainMap) cycle(b *testing.B, req driver.ClaimRequest, _ driver.Nonce, 
 	}
 }
 
-var cyclers = []struct {
+type cyclerMaker struct {
 	name string
 	make func() cycler
-}{
-	{"memstore", func() cycler { return storeCycler{memstore.New(nil)} }},
-	{"plainmap", func() cycler { return newPlainMap(time.Time{}) }},
-	{"timedmap", func() cycler { return newPlainMap(time.Now()) }},
+}
+
+func cyclers() []cyclerMaker {
+	return []cyclerMaker{
+		{"memstore", func() cycler { return storeCycler{memstore.New(nil)} }},
+		{"plainmap", func() cycler { return newPlainMap(time.Time{}) }},
+		{"timedmap", func() cycler { return newPlainMap(time.Now()) }},
+	}
 }
 
 // BenchmarkClaimCompleteReplay is a claim, its completion with 1 KiB, and a
 // claim that is answered with it, beside the same on a plain map, and on one
 // whose entries end.
 func BenchmarkClaimCompleteReplay(b *testing.B) {
-	for _, m := range cyclers {
+	for _, m := range cyclers() {
 		b.Run(m.name, func(b *testing.B) {
 			b.ReportAllocs()
 			var n atomic.Uint64
@@ -179,10 +183,10 @@ func BenchmarkClaimCompleteReplay(b *testing.B) {
 func BenchmarkAgainstPlainMap(b *testing.B) {
 	const turn = 4096
 	c := benchCompletion()
-	took := make([][]float64, len(cyclers))
-	stores := make([]cycler, len(cyclers))
+	took := make([][]float64, len(cyclers()))
+	stores := make([]cycler, len(cyclers()))
 	for i := 0; i < b.N; i += turn {
-		for j, m := range cyclers {
+		for j, m := range cyclers() {
 			if i%generation == 0 {
 				stores[j] = m.make()
 			}
@@ -197,7 +201,7 @@ func BenchmarkAgainstPlainMap(b *testing.B) {
 		slices.Sort(t)
 	}
 	median := func(j int) float64 { return took[j][len(took[j])/2] }
-	for j, m := range cyclers {
+	for j, m := range cyclers() {
 		b.ReportMetric(median(j), m.name+"-ns/op")
 	}
 	b.ReportMetric(median(0)/median(1), "x-plainmap")

@@ -30,3 +30,5 @@ func harness() drivertest.Harness {
 func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
 
 func TestModel(t *testing.T) { drivertest.RunModel(t, harness(), nil) }
+
+func BenchmarkStore(b *testing.B) { drivertest.RunBenchmarks(b, harness().New) }
