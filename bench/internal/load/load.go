@@ -79,11 +79,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	defer cancel(nil)
 	var phase atomic.Int32
 	var ready, done sync.WaitGroup
+	ready.Add(o.Conns) // all of them, before the first may wait for the rest
 	clients := make([]*client, o.Conns)
 	for i := range clients {
 		c := &client{opts: &o, number: i}
 		clients[i] = c
-		ready.Add(1)
 		done.Go(func() {
 			err := c.dial(ctx)
 			if err == nil {
