@@ -123,7 +123,7 @@ func TestCompletedRecordIsReplayed(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		})))
 	defer service.Close()
-	post := func() (*http.Response, string) {
+	post := func() answer {
 		req, _ := http.NewRequest("POST", service.URL+"/users", strings.NewReader(`{"name":"ann"}`))
 		req.Header.Set("Idempotency-Key", "k-1")
 		res, err := http.DefaultClient.Do(req)
@@ -135,13 +135,13 @@ func TestCompletedRecordIsReplayed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return res, string(b)
+		return answer{res.StatusCode, res.Header, string(b)}
 	}
-	if res, _ := post(); res.StatusCode != http.StatusBadGateway {
-		t.Fatalf("first: %s", res.Status)
+	if first := post(); first.status != http.StatusBadGateway {
+		t.Fatalf("first: %+v", first)
 	}
-	if res, _ := post(); res.StatusCode != http.StatusConflict {
-		t.Fatalf("unknown: %s", res.Status)
+	if second := post(); second.status != http.StatusConflict {
+		t.Fatalf("unknown: %+v", second)
 	}
 	page := decodeInto[list](t, d.want(d.ask("GET", "/v1/records?state=unknown", ""), 200))
 	if len(page.Records) != 1 {
@@ -152,9 +152,10 @@ func TestCompletedRecordIsReplayed(t *testing.T) {
 	if r := decodeInto[shown](t, a); r.State != "completed" || r.Response == nil || r.Response.Status != 201 || r.Note == nil || !strings.HasPrefix(*r.Note, "completed by the admin interface at ") {
 		t.Errorf("completed: %s", a.body)
 	}
-	res, body := post()
-	if res.StatusCode != 201 || body != `{"id":7}` || res.Header.Get("Location") != "/users/7" || res.Header.Get("Content-Type") != "application/json" || res.Header.Get("Idempotent-Replayed") != "true" {
-		t.Errorf("replay: %s %q %v", res.Status, body, res.Header)
+	replay := post()
+	if replay.status != 201 || replay.body != `{"id":7}` || replay.header.Get("Location") != "/users/7" ||
+		replay.header.Get("Content-Type") != "application/json" || replay.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("replay: %+v", replay)
 	}
 	if runs != 1 {
 		t.Errorf("the work ran %d times", runs)

@@ -87,7 +87,7 @@ func readToken(file string) (string, error) {
 	if err != nil {
 		return "", &usageError{what: what + " cannot be read: " + reason(err), hint: hint, cause: err}
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxToken+1))
 	if err != nil {
 		return "", &usageError{what: what + " cannot be read: " + reason(err), hint: hint, cause: err}

@@ -253,6 +253,7 @@ func TestUpgradedConnectionsDoNotHoldTheEndUp(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v %v", res, err)
 	}
+	defer res.Body.Close()
 	if n := h.server.Requests(); n != 0 {
 		t.Errorf("%d requests run", n)
 	}
