@@ -55,8 +55,12 @@ type Store struct {
 	maxRecords, maxBytes, maxUnknown int64
 	maxResult                        int
 
+	// What is written at every claim is apart from what every call reads.
+	_      [64]byte
 	token  atomic.Uint64
+	_      [56]byte
 	bounds bounds
+	_      [64]byte
 	shards [shardCount]shard
 }
 
