@@ -37,3 +37,6 @@ func (o Options) WithFS(fs vfs.FS) *Options {
 	o.fs = fs
 	return &o
 }
+
+// CheckSpace looks at the room on the disk now.
+func (s *Store) CheckSpace() { s.space.check(s) }

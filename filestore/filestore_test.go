@@ -87,3 +87,11 @@ func TestConformanceClosedInOrder(t *testing.T) {
 	h.Reopen = func(t testing.TB, s driver.Store) driver.Store { return s.(*bed).closed(t) }
 	drivertest.Run(t, h)
 }
+
+func TestModel(t *testing.T) {
+	o := &drivertest.ModelOptions{Histories: 40}
+	if testing.Short() {
+		o.Histories = 10
+	}
+	drivertest.RunModel(t, harness(), o)
+}

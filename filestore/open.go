@@ -80,7 +80,10 @@ func (s *Store) open() error {
 	}
 	s.db = db
 	s.writer = newWriter(db)
-	if err := s.announce(found, lost); err != nil {
+	if err := s.guarded(func() error { return s.announce(found, lost) }); err != nil {
+		if errors.Is(err, ErrStopped) {
+			return err
+		}
 		return errors.Join(err, s.closeEngine())
 	}
 	return nil
@@ -150,18 +153,16 @@ func (s *Store) announce(found *recovered, lost marked) error {
 	if s.mark, err = openMark(s.gate, s.dir.join(markName)); err != nil {
 		return err
 	}
-	if err := s.guarded(func() error { return s.mark.reset(s.marked()) }); err != nil {
+	if err := s.mark.reset(s.marked()); err != nil {
 		return err
 	}
-	if s.dir.fresh {
-		return s.guarded(func() error {
-			if err := syncDir(s.gate, s.dir.path); err != nil {
-				return err
-			}
-			return s.dir.finish(s.gate)
-		})
+	if !s.dir.fresh {
+		return nil
 	}
-	return nil
+	if err := syncDir(s.gate, s.dir.path); err != nil {
+		return err
+	}
+	return s.dir.finish(s.gate)
 }
 
 func (s *Store) marked() marked { return marked{s.counts.batches, s.epoch} }
@@ -235,13 +236,14 @@ func (s *Store) Close() error {
 	s.life.Lock()
 	defer s.life.Unlock()
 	s.stopCommitter()
+	var err error
 	select {
-	case <-s.committed:
 	case <-s.failed:
-	}
-	err := s.guarded(s.farewell)
-	if err == nil {
-		err = s.closeEngine()
+		err = s.stopped()
+	case <-s.committed:
+		if err = s.guarded(s.farewell); err == nil {
+			err = s.closeEngine()
+		}
 	}
 	s.gate.shut(nil)
 	return errors.Join(err, s.dir.close())

@@ -173,8 +173,6 @@ const (
 	flagNames
 	flagNote
 	flagResult
-
-	flagsKnown = 1<<iota - 1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
