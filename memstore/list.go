@@ -52,11 +52,14 @@ func (s *Store) List(ctx context.Context, q driver.Query) (driver.Page, error) {
 // listShard returns the first records of a shard that a query selects.
 func (s *Store) listShard(sh *shard, q driver.Query, after driver.Key, limit int) []driver.Record {
 	var found []driver.Record
-	byKey := func(a, b driver.Record) int { return bytes.Compare(a.Key[:], b.Key[:]) }
+	less := func(a, b driver.Key) bool { return bytes.Compare(a[:], b[:]) < 0 }
+	// Once there are more than wanted, only what comes before the last is.
 	cut := func() {
-		slices.SortFunc(found, byKey)
+		slices.SortFunc(found, func(a, b driver.Record) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 		found = found[:min(limit, len(found))]
 	}
+	var last driver.Key
+	full := false
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	now := s.now()
@@ -68,7 +71,7 @@ func (s *Store) listShard(sh *shard, q driver.Query, after driver.Key, limit int
 			sh.mu.Lock()
 			now = s.now()
 		}
-		if q.After != "" && bytes.Compare(key[:], after[:]) <= 0 {
+		if q.After != "" && !less(after, key) || full && !less(key, last) {
 			continue
 		}
 		h := s.get(sh, key, now)
@@ -79,8 +82,9 @@ func (s *Store) listShard(sh *shard, q driver.Query, after driver.Key, limit int
 		h.view(&v, now)
 		v.Result = driver.Result{}
 		found = append(found, v)
-		if len(found) >= 4*limit {
+		if len(found) >= 2*limit {
 			cut()
+			full, last = true, found[limit-1].Key
 		}
 	}
 	cut()
