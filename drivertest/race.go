@@ -34,29 +34,11 @@ func raceRules() []rule {
 				e.oneGranted(id, false, 100)
 			}
 		}},
+		// 32 completions at once, each with a result of its own: one ends the claim.
 		{"Trap62OneOfManyCompletes", func(e *env) {
-			const n = 32
-			req := request("k")
-			ref := e.grant(req)
-			errs := make([]error, n)
-			all(n, func(i int) {
-				_, errs[i] = e.s.Complete(e.ctx, ref, completion(req, "", fmt.Sprint(i)))
-			})
-			winner := -1
-			for i, err := range errs {
-				switch {
-				case err == nil && winner >= 0:
-					e.Fatalf("completions %d and %d, with different results, were both accepted", winner, i)
-				case err == nil:
-					winner = i
-				case !errors.Is(err, driver.ErrCompleted):
-					e.Fatalf("Complete: %v; it should give: %v", err, driver.ErrCompleted)
-				}
+			for round := range 8 {
+				e.oneCompletes(fmt.Sprint("k", round), 32)
 			}
-			if winner < 0 {
-				e.Fatalf("of %d completions none was accepted", n)
-			}
-			result(e, e.lookup(req.Key), "", fmt.Sprint(winner))
 		}},
 		{"OneOfTheEndsWins", func(e *env) {
 			for round := range 16 {
@@ -124,6 +106,32 @@ func raceRules() []rule {
 			}
 		}},
 	}
+}
+
+// oneCompletes makes n completions of one claim at once.
+func (e *env) oneCompletes(id string, n int) {
+	e.Helper()
+	req := request(id)
+	ref := e.grant(req)
+	errs := make([]error, n)
+	all(n, func(i int) {
+		_, errs[i] = e.s.Complete(e.ctx, ref, completion(req, "", fmt.Sprint(i)))
+	})
+	winner := -1
+	for i, err := range errs {
+		switch {
+		case err == nil && winner >= 0:
+			e.Fatalf("completions %d and %d, with different results, were both accepted", winner, i)
+		case err == nil:
+			winner = i
+		case !errors.Is(err, driver.ErrCompleted):
+			e.Fatalf("Complete: %v; it should give: %v", err, driver.ErrCompleted)
+		}
+	}
+	if winner < 0 {
+		e.Fatalf("of %d completions none was accepted", n)
+	}
+	result(e, e.lookup(req.Key), "", fmt.Sprint(winner))
 }
 
 // oneGranted makes n claims at once, of which one must be granted.
