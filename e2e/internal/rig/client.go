@@ -229,6 +229,16 @@ func (c *Conn) ReadHead() string {
 	return b.String()
 }
 
+// ReadLine reads a raw line, without its end.
+func (c *Conn) ReadLine() string {
+	c.t.Helper()
+	line, err := c.r.ReadString('\n')
+	if err != nil {
+		c.t.Fatalf("read a line: %v; came: %q", err, line)
+	}
+	return strings.TrimRight(line, "\r\n")
+}
+
 // Rest reads the raw bytes up to the end of the connection.
 func (c *Conn) Rest() (string, error) {
 	b, err := io.ReadAll(c.r)
