@@ -120,6 +120,50 @@ func TestGivingBackSparesOthers(t *testing.T) {
 	})
 }
 
+// An unknown of somebody else's is not taken over to be given back.
+func TestGivingBackSparesUnknowns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		inner := newStore()
+		store := faults(inner, down("claim"))
+		g := guard(t, store, &idem.Options{Policy: idem.Policy{Unknown: idem.RetryUnknown}})
+		refused(t, g, request("k"), idem.ErrStore)
+		must(t, begin(t, guard(t, inner, nil), request("k")).Abandon())
+		store.set(nil)
+		time.Sleep(time.Minute)
+		if r := state(t, inner, request("k"), driver.StateUnknown); r.Attempt != 1 {
+			t.Errorf("attempt %d", r.Attempt)
+		}
+	})
+}
+
+// A caller that leaves while the store is asked does not break the call off:
+// what it claims is known.
+func TestCallerLeavesDuringTheClaim(t *testing.T) {
+	for name, wrap := range map[string]func(driver.Store) driver.Store{
+		"store of this process": func(s driver.Store) driver.Store { return s },
+		"shared store":          func(s driver.Store) driver.Store { return polled{s} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(context.WithValue(t.Context(), ctxKey{}, "v"))
+				store := faults(newStore(), func(ctx context.Context, op string, call func(context.Context) error) error {
+					cancel()
+					if ctx.Err() != nil || ctx.Value(ctxKey{}) != "v" {
+						t.Errorf("%s: %v, value %v", op, ctx.Err(), ctx.Value(ctxKey{}))
+					}
+					if d, ok := ctx.Deadline(); !ok || time.Until(d) != idem.DefaultStoreTimeout {
+						t.Errorf("%s: limited to %v, %v", op, time.Until(d), ok)
+					}
+					return call(ctx)
+				})
+				b, err := guard(t, wrap(store), nil).Begin(ctx, request("k"))
+				must(t, err)
+				must(t, b.Claim.Complete(body("x")))
+			})
+		})
+	}
+}
+
 func TestUnreadableRecord(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store := faults(newStore(), func(ctx context.Context, op string, call func(context.Context) error) error {

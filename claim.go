@@ -176,7 +176,7 @@ func (c *Claim) complete(res Result, dropped bool) error {
 // with nil one of them runs at once.
 //
 // Where the store does not answer, releasing goes on in the background, and
-// the error is [ErrUnsaved]. [ErrLost] says that the record is no longer this
+// the error is [ErrUnsaved]; those who wait are given the answer all the same. [ErrLost] says that the record is no longer this
 // claim's to release.
 func (c *Claim) Release(answer any) error {
 	if !c.holding.CompareAndSwap(false, true) {

@@ -136,25 +136,22 @@ func TestContextsOfCallsAreNotUsedAgain(t *testing.T) {
 	})
 }
 
-// The context of a call is over when the call is: whatever a store has started
-// with it ends.
+// The context of a call is over when the call is, and stays so during the next
+// ones: whatever a store has started with it ends.
 func TestContextsOfCallsEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
+		var old []context.Context
 		var left sync.WaitGroup
-		store := faults(newStore(), func(ctx context.Context, op string, call func(context.Context) error) error {
+		store := faults(newStore(), func(ctx context.Context, _ string, call func(context.Context) error) error {
+			for i, o := range old {
+				if o.Err() == nil {
+					t.Errorf("the context of call %d lives again", i)
+				}
+			}
+			old = append(old, ctx)
 			done := ctx.Done()
 			left.Go(func() { <-done })
-			err := call(ctx)
-			left.Go(func() {
-				if op != "claim" {
-					return
-				}
-				<-done
-				if ctx.Err() == nil {
-					t.Error("a context that is done has no error")
-				}
-			})
-			return err
+			return call(ctx)
 		})
 		g := guard(t, store, nil)
 		must(t, begin(t, g, request("k")).Complete(body("x")))

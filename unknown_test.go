@@ -233,6 +233,34 @@ func TestTrap63ResolverEndsItsGoroutine(t *testing.T) {
 	})
 }
 
+// While the resolver thinks, others are treated as while the work runs.
+func TestOthersWhileTheResolverThinks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		store := newStore()
+		req, other, hasty := request("k"), request("k"), request("k")
+		req.Fingerprint, other.Fingerprint, hasty.Fingerprint = sum(1, "first"), sum(1, "other"), sum(1, "first")
+		unknown(t, store, req)
+		g := guard(t, store, resolves(func(context.Context, idem.Unknown) (idem.Resolution, error) {
+			time.Sleep(5 * time.Second)
+			return idem.Done(body("x")), nil
+		}))
+		hasty.Policy = g.Policy(idem.Policy{Wait: -1})
+		got := asks(t.Context(), g, req, 2)
+		synctest.Wait()
+		began := time.Now()
+		refused(t, g, other, idem.ErrReused)
+		refused(t, g, hasty, idem.ErrInFlight)
+		if d := time.Since(began); d != 0 {
+			t.Errorf("told after %v", d)
+		}
+		for range 2 {
+			if a := <-got; !a.Replayed {
+				t.Errorf("%+v, %v", a.Begun, a.err)
+			}
+		}
+	})
+}
+
 // The resolver is not asked for ever: its context ends with the wait.
 func TestResolverIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {

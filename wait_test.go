@@ -129,6 +129,33 @@ func TestWaitersSurviveTheirLeader(t *testing.T) {
 	})
 }
 
+// One that takes over from a leader who left has waited, too: an answer given
+// in between is not for it to run after.
+func TestWhoTakesOverHasWaited(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		inner := newStore()
+		owner := guard(t, inner, nil)
+		c := begin(t, owner, request("k"))
+		store := faults(inner, nil)
+		g := guard(t, store, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		leader := asks(ctx, g, request("k"), 1)
+		synctest.Wait()
+		other := asks(t.Context(), g, request("k"), 1)
+		synctest.Wait()
+		hold := make(chan struct{})
+		store.set(func(ctx context.Context, _ string, call func(context.Context) error) error { <-hold; return call(ctx) })
+		cancel()
+		wants(t, (<-leader).err, context.Canceled)
+		synctest.Wait()
+		must(t, c.Release("503"))
+		close(hold)
+		if a := <-other; !errors.Is(a.err, idem.ErrInFlight) {
+			t.Errorf("%+v, %v", a.Begun, a.err)
+		}
+	})
+}
+
 // Ten wait, and the first is answered 503: one run, not ten in a row.
 func TestTrap57AnsweredReleaseIsShared(t *testing.T) {
 	bubble(t, func(t *testing.T) {
