@@ -1,9 +1,11 @@
 package filestore
 
 import (
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -40,3 +42,43 @@ func (o Options) WithFS(fs vfs.FS) *Options {
 
 // CheckSpace looks at the room on the disk now.
 func (s *Store) CheckSpace() { s.space.check(s) }
+
+// Flush makes tables of what the engine has in memory, as it does by itself when
+// there is enough of it.
+func (s *Store) Flush() error { return s.db.Flush() }
+
+// InMemory is how many keys memory knows of.
+func (s *Store) InMemory() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.entries.all)
+}
+
+// EngineKeys counts the keys of a key space of the engine.
+func (s *Store) EngineKeys(space byte) (int, error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for it.First(); it.Valid(); it.Next() {
+		n++
+	}
+	return n, it.Close()
+}
+
+// TableBytes is what the engine's tables take on disk: all but its logs, which
+// it keeps to write them again.
+func (s *Store) TableBytes() int64 {
+	total := int64(0)
+	names, err := s.dir.fs.List(s.dir.join(engineName))
+	if err != nil {
+		return 0
+	}
+	for _, name := range names {
+		if info, err := s.dir.fs.Stat(s.dir.fs.PathJoin(s.dir.join(engineName), name)); err == nil && strings.HasSuffix(name, ".sst") {
+			total += info.Size()
+		}
+	}
+	return total
+}

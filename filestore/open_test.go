@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,11 +65,12 @@ func closeStore(t testing.TB, s *filestore.Store) {
 // fill completes n keys, each with a result of so many bytes.
 func fill(t testing.TB, s driver.Store, scope string, from, n, size int) {
 	t.Helper()
-	body := make([]byte, size)
-	for i := range body {
-		body[i] = byte(i)
-	}
 	all(min(n, 64), n, func(i int) {
+		body := make([]byte, size)
+		rng := rand.New(rand.NewPCG(uint64(from+i), 0))
+		for i := range body {
+			body[i] = byte(rng.Uint32())
+		}
 		if err := pair(t.Context(), s, scope, fmt.Sprint(from+i), body); err != nil {
 			t.Errorf("pair: %v", err)
 		}
