@@ -69,7 +69,11 @@ func TestTrap10LostClaimIsGivenBack(t *testing.T) {
 		store.set(nil)
 		time.Sleep(time.Second)
 		state(t, store, request("k"), driver.StateAbsent)
-		must(t, begin(t, guard(t, store, nil), request("k")).Complete(body("x")))
+		c := begin(t, guard(t, store, nil), request("k"))
+		if c.Attempt() != 1 {
+			t.Errorf("a store that did not answer made this attempt %d (K9)", c.Attempt())
+		}
+		must(t, c.Complete(body("x")))
 	})
 }
 

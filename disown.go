@@ -77,8 +77,8 @@ const (
 func (g *Guard) tryDisown(req driver.ClaimRequest) disowning {
 	ctx, cancel := context.WithTimeout(context.Background(), g.opts.StoreTimeout)
 	defer cancel()
-	// Looking first keeps an absent record absent: asking for it would count
-	// an attempt that nobody made.
+	// Looking first keeps an absent record absent: asking for it would be
+	// granted.
 	rec, err := g.store.Lookup(ctx, req.Key)
 	switch {
 	case !answered(err):
@@ -91,7 +91,7 @@ func (g *Guard) tryDisown(req driver.ClaimRequest) disowning {
 	req.Retry = false
 	reply, err := g.store.Claim(ctx, req)
 	if err == nil && reply.Granted {
-		err = g.store.Release(ctx, driver.Ref{Key: req.Key, Token: reply.Record.Token}, driver.Release{Retention: g.policy.Retention})
+		err = g.store.Release(ctx, driver.Ref{Key: req.Key, Token: reply.Record.Token}, driver.Release{Unused: true, Retention: g.policy.Retention})
 	}
 	if !answered(err) {
 		return notAnswered

@@ -171,6 +171,10 @@ type Release struct {
 	// Answered says that the owner had an answer to give (a 503 of the service,
 	// say): whoever waited for this claim does not run in its turn.
 	Answered bool
+	// Unused says that the work was never begun under this claim, because its
+	// owner did not learn in time that it was granted: it is not counted as an
+	// attempt.
+	Unused bool
 	// Retention is how long the attempt count is kept; more than zero.
 	Retention time.Duration
 }
@@ -219,7 +223,8 @@ type Record struct {
 	State     State
 	// Token is that of the last claim granted, 0 if none is known.
 	Token uint64
-	// Attempt counts the claims granted, released ones included; 0 for none.
+	// Attempt counts the claims granted, those released included but for unused
+	// ones; 0 for none.
 	Attempt int
 	// Fingerprint is that of the last claim; zero for absent records and
 	// tombstones.

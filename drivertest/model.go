@@ -199,6 +199,9 @@ func (m Model) Release(now time.Duration, token uint64, r driver.Release) (Model
 	m = m.at(now)
 	switch m.owned(token) {
 	case inFlight:
+		if r.Unused {
+			m.attempt--
+		}
 		return m.release(releasedByOwner, now+r.Retention, r.Answered), nil
 	case lapsed, abandoned:
 		return m, driver.ErrLapsed

@@ -297,10 +297,10 @@ func (r *history) complete(k *modelled) {
 func (r *history) release(k *modelled) {
 	r.Helper()
 	token := r.token(k)
-	rel := driver.Release{Answered: r.rng.IntN(2) == 0, Retention: r.duration()}
+	rel := driver.Release{Answered: r.rng.IntN(2) == 0, Unused: r.rng.IntN(4) == 0, Retention: r.duration()}
 	err := r.s.Release(r.ctx, driver.Ref{Key: k.key, Token: token}, rel)
 	next, want := k.Release(r.now, token, rel)
-	r.note(k, "Release(token %d, answered %v, retention %v): %v", token, rel.Answered, rel.Retention, err)
+	r.note(k, "Release(token %d, answered %v, unused %v, retention %v): %v", token, rel.Answered, rel.Unused, rel.Retention, err)
 	r.compare(k, "Release", err, want)
 	k.Model = next
 }

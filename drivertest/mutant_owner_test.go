@@ -287,6 +287,12 @@ func ownerMutants() []mutant {
 				return b.Store.Release(ctx, ref, r)
 			}
 		}},
+		{"UnusedIsCounted", func(b *broken) {
+			b.release = func(ctx context.Context, ref driver.Ref, r driver.Release) error {
+				r.Unused = false
+				return b.Store.Release(ctx, ref, r)
+			}
+		}},
 		{"ReleaseForgetsTheAttempts", func(b *broken) {
 			before := map[driver.Key]int{}
 			b.claim = func(ctx context.Context, req driver.ClaimRequest) (driver.ClaimReply, error) {

@@ -402,7 +402,7 @@ func TestTheModelNoticesMutants(t *testing.T) {
 		}
 		h := brokenHarness(m)
 		failure := ""
-		for seed := uint64(1); seed <= 10 && failure == ""; seed++ {
+		for seed := uint64(1); seed <= 40 && failure == ""; seed++ {
 			failure = try(t, func(t testing.TB) { runHistory(t, h, o, seed) })
 		}
 		if right := m.name == "none"; right != (failure == "") {

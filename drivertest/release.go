@@ -40,6 +40,20 @@ func releaseRules() []rule {
 			e.complete(ref, completion(req, "", ""))
 			equal(e, e.lookup(req.Key).Attempt, 6, "the attempt")
 		}},
+		{"UnusedIsNoAttempt", func(e *env) {
+			for range 3 {
+				reply := e.claim(request("k"))
+				equal(e, reply.Granted, true, "granted")
+				equal(e, reply.Record.Attempt, 1, "the attempt")
+				ref := driver.Ref{Key: reply.Record.Key, Token: reply.Record.Token}
+				unused := driver.Release{Unused: true, Retention: retention}
+				e.want(e.s.Release(e.ctx, ref, unused), nil, "Release")
+				e.unchanged(ref.Key, "releasing again", func() {
+					e.want(e.s.Release(e.ctx, ref, unused), nil, "Release")
+				})
+				equal(e, e.lookup(ref.Key).Attempt, 0, "the attempt count")
+			}
+		}},
 		{"ForItsRetention", func(e *env) {
 			req := request("k")
 			ref := e.grant(req)

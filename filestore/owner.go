@@ -171,6 +171,9 @@ func (s *Store) Release(ctx context.Context, ref driver.Ref, r driver.Release) e
 	}
 	next := h.record
 	next.answered = r.Answered
+	if r.Unused {
+		next.attempt--
+	}
 	next.release(releasedByOwner, after(h.now, r.Retention))
 	return s.put(ctx, h, &next, nil)
 }

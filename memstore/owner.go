@@ -116,6 +116,9 @@ func (s *Store) Release(ctx context.Context, ref driver.Ref, r driver.Release) e
 		return err
 	}
 	h.answered = r.Answered
+	if r.Unused {
+		h.attempt--
+	}
 	s.free(sh, h, releasedByOwner, after(now, r.Retention))
 	s.tidy(sh, now)
 	return nil
