@@ -85,7 +85,7 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) *Problem {
 	// What a client announces is not reserved before it arrives: many slow
 	// clients could otherwise fill the bound with nothing.
 	// Nor does a short body take a long buffer, which would count as a whole.
-	if n := int(min(max(r.ContentLength+1, 512), 64<<10)); cap(op.buf) < n || cap(op.buf) > 8*n {
+	if n := int(min(max(r.ContentLength+1, 512), 64<<10)); cap(op.buf) < n || cap(op.buf) > max(2*n, 8<<10) {
 		op.buf = make([]byte, 0, n)
 	}
 	for {

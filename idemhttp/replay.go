@@ -23,7 +23,7 @@ const (
 // replay gives a recorded response again.
 func (h *handler) replay(op *operation, w http.ResponseWriter, r *http.Request, b *idem.Begun) {
 	head := w.Header()
-	before := maps.Clone(head)
+	before := copyOf(head)
 	status, trailers, err := readStored(b.Result.Meta, head)
 	if err != nil {
 		h.opts.Logger.Error("idemhttp: a recorded response cannot be read", "route", h.opts.Route, "error", err)
@@ -40,9 +40,14 @@ func (h *handler) replay(op *operation, w http.ResponseWriter, r *http.Request, 
 	if _, typed := head["Content-Type"]; !typed {
 		head["Content-Type"] = nil // the first response had none either: nothing is to be guessed
 	}
-	head[ReplayedHeader] = []string{"true"}
-	head[ExpiresHeader] = []string{time.Now().Add(b.Expires).UTC().Format(http.TimeFormat)}
-	give(w, status, body, trailers)
+	// One string and one slice for the three values: replays are many.
+	var stack [64]byte
+	text := time.Now().Add(b.Expires).UTC().AppendFormat(stack[:0], http.TimeFormat)
+	date := len(text)
+	all := string(strconv.AppendInt(text, int64(len(body)), 10))
+	values := []string{"true", all[:date], all[date:]}
+	head[ReplayedHeader], head[ExpiresHeader] = values[:1:1], values[1:2:2]
+	give(w, status, body, trailers, values[2:])
 }
 
 // suit makes a response that is at hand suit the request's client.
@@ -53,18 +58,26 @@ func (h *handler) suit(op *operation, head http.Header, body []byte) ([]byte, bo
 	return suit(head, http.Header{"Accept-Encoding": op.accept}, body, maxPlain(h.opts.MaxStoredResponse))
 }
 
+// copyOf costs nothing where nobody around the middleware set a header.
+func copyOf(h http.Header) http.Header {
+	if len(h) == 0 {
+		return nil
+	}
+	return maps.Clone(h)
+}
+
 // maxPlain bounds what a stored body may become when it is decompressed.
 func maxPlain(stored int) int { return max(16*stored, 16<<20) }
 
-// give writes a response that is at hand in whole.
-func give(w http.ResponseWriter, status int, body []byte, trailers http.Header) {
+// give writes a response that is at hand in whole; length is its Content-Length.
+func give(w http.ResponseWriter, status int, body []byte, trailers http.Header, length []string) {
 	head := w.Header()
 	if len(trailers) > 0 {
 		for name := range trailers {
 			head.Add("Trailer", name)
 		}
 	} else if bodyAllowed(status) {
-		head["Content-Length"] = []string{strconv.Itoa(len(body))}
+		head["Content-Length"] = length
 	}
 	w.WriteHeader(status)
 	if bodyAllowed(status) && len(body) > 0 {
@@ -98,13 +111,13 @@ func (h *handler) sharedAnswer(rec *recorder) *answer {
 // replay: nothing is on record.
 func (h *handler) share(op *operation, w http.ResponseWriter, r *http.Request, shared any) {
 	head := w.Header()
-	before := maps.Clone(head)
+	before := copyOf(head)
 	if a, ok := shared.(*answer); ok && !a.partial {
 		for name, values := range a.header {
 			head[name] = append([]string(nil), values...)
 		}
 		if body, ok := h.suit(op, head, a.body); ok {
-			give(w, a.status, body, a.trailers)
+			give(w, a.status, body, a.trailers, []string{strconv.Itoa(len(body))})
 			return
 		}
 		clear(head)
