@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,9 +83,9 @@ func TestTrap14RecovererAround(t *testing.T) {
 
 // Trap 63: a hook that panics costs its request at most.
 func TestTrap63HooksThatPanic(t *testing.T) {
-	bad := true
+	var bad atomic.Bool
 	boom := func() {
-		if bad {
+		if bad.Load() {
 			panic("boom")
 		}
 	}
@@ -94,13 +95,13 @@ func TestTrap63HooksThatPanic(t *testing.T) {
 		"principal":   {Principal: principal},
 		"fingerprint": {Fingerprint: fingerprint},
 	} {
-		bad = true
+		bad.Store(true)
 		s := serve(t, settings{http: o}, answerWith(201, "made"))
 		if r := s.post("k", ""); r.err == nil {
 			t.Errorf("%s: %v", name, r)
 		}
 		s.ran(0)
-		bad = false
+		bad.Store(false)
 		if r := s.post("k", ""); r.status != 201 || r.replayed() {
 			t.Errorf("%s, then: %v", name, r)
 		}
