@@ -27,6 +27,9 @@ func TestAnswerOverloadedByClaims(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusCreated)
 	})
+	var once sync.Once
+	letGo := func() { once.Do(func() { close(leave) }) }
+	t.Cleanup(letGo) // before the server's end, which waits for it
 	held := make(chan rig.Reply, 1)
 	go func() { held <- rig.Send(t, m.addr, rig.Request{Key: "a", Path: "/hold"}) }()
 	rig.Receive(t, "one claim is held", arrived)
@@ -35,7 +38,7 @@ func TestAnswerOverloadedByClaims(t *testing.T) {
 	if r.Header.Get("Retry-After") == "" {
 		t.Error("there is no Retry-After")
 	}
-	close(leave)
+	letGo()
 	wantFirst(t, "the one that held", rig.Receive(t, "it ends", held), 201)
 	rig.Eventually(t, "there is room", func() bool { return m.post("b", "{}").Status == 201 })
 }
@@ -98,7 +101,7 @@ func TestRecordEndIsHeld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			saving, save := make(chan struct{}), make(chan struct{})
 			var once sync.Once
-			t.Cleanup(func() { once.Do(func() { close(save) }) })
+			letGo := func() { once.Do(func() { close(save) }) }
 			m := startInside(t, &idem.Options{StoreTimeout: rig.Patience}, nil, func(w http.ResponseWriter, _ *http.Request, _ int64) {
 				if length {
 					w.Header().Set("Content-Length", fmt.Sprint(len(body)))
@@ -106,6 +109,7 @@ func TestRecordEndIsHeld(t *testing.T) {
 				io.WriteString(w, body) //nolint:errcheck // the client may have left
 				w.(http.Flusher).Flush()
 			})
+			t.Cleanup(letGo) // before the server's end, which waits for it
 			m.store.On(faulty.Complete, func(int) faulty.Fault {
 				close(saving)
 				<-save
@@ -131,7 +135,7 @@ func TestRecordEndIsHeld(t *testing.T) {
 			if what, silent := c.Silent(200 * time.Millisecond); !silent {
 				t.Fatalf("the end came before the record: %q", what)
 			}
-			once.Do(func() { close(save) })
+			letGo()
 			if length {
 				got.WriteString(c.Read(1))
 			} else if end := c.Read(5); end != "0\r\n\r\n" {
@@ -169,6 +173,27 @@ func TestRecordHeadOfAnEmptyResponseIsHeld(t *testing.T) {
 		t.Fatalf("the head came before the record: %q", what)
 	}
 	wantFirst(t, "the first", c.Reply(), 204)
+}
+
+// A handler that writes another length than it declared has not answered: the
+// response ends broken, or there is none, and the outcome is unknown.
+func TestRecordUnknownWhenTheLengthIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ declared, written int }{
+		"short, small": {10, 5}, "short, large": {50_000, 49_999}, "nothing": {10, 0}, "too much": {5, 10}, "too much, large": {20_000, 50_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startInside(t, nil, nil, func(w http.ResponseWriter, _ *http.Request, _ int64) {
+				w.Header().Set("Content-Length", fmt.Sprint(c.declared))
+				io.WriteString(w, fill(c.written)) //nolint:errcheck // what it says is ignored by many
+			})
+			if r := m.post("k", "{}"); r.Err == nil && r.Status < 500 {
+				t.Errorf("it looks whole: %v", r)
+			}
+			wantProblem(t, "the retry", m.post("k", "{}"), 409, "outcome-unknown")
+			m.wantRuns(1)
+		})
+	}
 }
 
 // A panic leaves no key stuck: before anything was said it is a 500, in the
