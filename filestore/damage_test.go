@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/idem-go/idem/driver"
 	"github.com/idem-go/idem/drivertest"
@@ -292,4 +293,104 @@ func TestAcceptLoss(t *testing.T) {
 	closeStore(t, s)
 	b.open(t)
 	stateOf(t, b, "s", "101", driver.StateCompleted)
+}
+
+// Trap 66: a log that is missing between others is noticed too, although what
+// came last is there.
+func TestTrap66ALogInTheMiddleIsMissing(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	release := make(chan struct{})
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			<-release // no table is made, so the logs stay
+		}
+		return nil
+	}))
+	b := &bed{fs: mem, clock: filestore.NewTestClock(), opts: small()}
+	s, err := filestore.Open("/data", b.opts.WithClock(b.clock).WithFS(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, s, "s", 0, 600, 9000)
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	copyFile(t, mem, crashed, "/data/mark")
+	close(release)
+	closeStore(t, s)
+	var logs []string
+	for _, path := range files(t, crashed) {
+		if strings.HasSuffix(path, ".log") {
+			logs = append(logs, path)
+		}
+	}
+	if len(logs) < 3 {
+		t.Fatalf("there are %d logs", len(logs))
+	}
+	for i, path := range logs {
+		left := crashed.CrashClone(vfs.CrashCloneCfg{})
+		if err := left.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		_, err := filestore.Open("/data", b.opts.WithClock(b.clock).WithFS(left))
+		if err == nil {
+			t.Errorf("log %d of %d is missing, and the store opened", i+1, len(logs))
+			continue
+		}
+		oneSentence(t, err, "/data", filestore.ErrDamaged)
+	}
+}
+
+// A record that cannot be read refuses its key in every call, also after the
+// store was opened again, and nothing else.
+func TestUnreadableRecords(t *testing.T) {
+	for _, space := range []string{"claim", "record", "result"} {
+		b := newBed(t, small())
+		req := driver.ClaimRequest{
+			Key: driver.KeyOf("s", "bad"), Scope: "s", ID: "bad", Nonce: driver.NewNonce(), Lease: time.Minute, Tombstone: time.Hour,
+		}
+		reply, err := b.Claim(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref := driver.Ref{Key: req.Key, Token: reply.Record.Token}
+		completion := driver.Completion{Result: driver.Result{Body: []byte("r")}, Retention: time.Hour, Tombstone: time.Hour}
+		if space != "claim" {
+			if _, err := b.Complete(t.Context(), ref, completion); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, b, "s", 0, 3, 10)
+		if err := b.Spoil(space, req.Key); err != nil {
+			t.Fatal(err)
+		}
+		b = b.closed(t)
+		refused := func(call string, err error) {
+			t.Helper()
+			var u *driver.UnreadableError
+			if !errors.As(err, &u) || u.Key != req.Key {
+				t.Errorf("%s of a spoilt %s: %v; it should be unreadable", call, space, err)
+			}
+		}
+		_, err = b.Lookup(t.Context(), req.Key)
+		refused("Lookup", err)
+		req.Nonce, req.Retry = driver.NewNonce(), true
+		_, err = b.Claim(t.Context(), req)
+		refused("Claim", err)
+		_, err = b.Complete(t.Context(), ref, completion)
+		refused("Complete", err)
+		if space != "result" {
+			refused("Renew", b.Renew(t.Context(), ref, time.Minute))
+			refused("Release", b.Release(t.Context(), ref, driver.Release{Retention: time.Hour}))
+			refused("Abandon", b.Abandon(t.Context(), ref))
+			_, err = b.Resolve(t.Context(), req.Key, driver.Resolution{Action: driver.ResolveRelease, Retention: time.Hour, Tombstone: time.Hour})
+			refused("Resolve", err)
+			page, err := b.List(t.Context(), driver.Query{Limit: 10})
+			if err != nil || len(page.Records) != 3 {
+				t.Errorf("%d records are listed beside a spoilt %s: %v", len(page.Records), space, err)
+			}
+		}
+		stateOf(t, b, "s", "1", driver.StateCompleted)
+		b.clock.Advance(time.Hour)
+		sweepAll(t, b)
+		stateOf(t, b, "s", "1", driver.StateForgotten)
+	}
 }

@@ -208,7 +208,7 @@ func (d *directory) readHeader() error {
 	text, tail, _ := strings.Cut(string(b), "crc32c ")
 	_, err = fmt.Sscanf(text, "idem file store\nformat %d\n", &version)
 	_, err2 := fmt.Sscanf(tail, "%08x\n", &sum)
-	if err != nil || err2 != nil || sum != crc32.Checksum([]byte(text), castagnoli) {
+	if err != nil || err2 != nil || version <= formatVersion || sum != crc32.Checksum([]byte(text), castagnoli) {
 		return damaged(d.path, "the file "+headerName+" is not what was written there", nil)
 	}
 	return &openError{

@@ -1,12 +1,16 @@
 package filestore
 
 import (
+	"bytes"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/idem-go/idem/driver"
 )
 
 // TestClock is the clocks of a process, moved by hand.
@@ -81,4 +85,28 @@ func (s *Store) TableBytes() int64 {
 		}
 	}
 	return total
+}
+
+// Spoil changes a byte of what is on disk of a key: in its claim, its record or
+// its result.
+func (s *Store) Spoil(what string, key driver.Key) error {
+	var k diskKey
+	under := claimKey(&k, &key)
+	if what != "claim" {
+		var r record
+		if err := s.load(&key, &r, new(diskKey)); err != nil {
+			return err
+		}
+		under = recordKey(&k, &key)
+		if what == "result" {
+			under = resultKey(&k, r.due, r.token)
+		}
+	}
+	v, closer, err := s.db.Get(under)
+	if err != nil {
+		return err
+	}
+	bad := bytes.Clone(v)
+	bad[0] ^= 1
+	return errors.Join(closer.Close(), s.db.Set(under, bad, pebble.Sync))
 }
