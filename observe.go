@@ -14,8 +14,6 @@ type Event struct {
 	Kind EventKind
 	// Route is the request's.
 	Route string
-	// KeyHash is a short hash of the key, fit for logs; never the key.
-	KeyHash string
 	// Attempt is the claim's, 0 where there is none.
 	Attempt int
 	// Waited says that the caller waited for another's claim first.
@@ -25,7 +23,12 @@ type Event struct {
 	Duration time.Duration
 	// Err is the error given to the caller, where there is one.
 	Err error
+
+	key driver.Key
 }
+
+// KeyHash returns a short hash of the key, fit for logs; never the key.
+func (e Event) KeyHash() string { return e.key.Short() }
 
 // EventKind is a word for what happened; metrics use it as a label.
 type EventKind string
@@ -79,7 +82,7 @@ func (g *Guard) observe(ctx context.Context, c *Claim, kind EventKind, since tim
 	if g.opts.Observer == nil {
 		return
 	}
-	e := Event{Kind: kind, Route: c.route, KeyHash: c.key.Short(), Attempt: c.attempt, Waited: waited, Duration: time.Since(since), Err: err}
+	e := Event{Kind: kind, Route: c.route, key: c.key, Attempt: c.attempt, Waited: waited, Duration: time.Since(since), Err: err}
 	defer func() {
 		if p := recover(); p != nil {
 			g.opts.Logger.ErrorContext(ctx, "idem: the observer panicked", "panic", p)

@@ -167,6 +167,6 @@ func (l eventLog) Observe(ctx context.Context, e idem.Event) {
 	if !l.logger.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	l.logger.LogAttrs(ctx, slog.LevelDebug, "idem: operation", slog.String("outcome", string(e.Kind)), slog.String("key", e.KeyHash),
+	l.logger.LogAttrs(ctx, slog.LevelDebug, "idem: operation", slog.String("outcome", string(e.Kind)), slog.String("key", e.KeyHash()),
 		slog.Int("attempt", e.Attempt), slog.Bool("waited", e.Waited), slog.Duration("duration", e.Duration.Round(time.Microsecond)))
 }

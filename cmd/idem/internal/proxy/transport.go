@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -67,7 +69,8 @@ func orForever(d time.Duration) time.Duration {
 	return d
 }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper for requests made by ReverseProxy: their
+// headers, body and trace are this proxy's own to change.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	disguise(req.Header, "Idempotency-Key", "Idempotency-key")
 	disguise(req.Header, "X-Idempotency-Key", "X-Idempotency-key")
@@ -81,13 +84,45 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return res, nil
 	}
+	if err := inMemory(req); err != nil {
+		return nil, classify(req.Context(), err, false)
+	}
 	s := new(sent)
-	s.trace.GotConn = s.gotConn
-	res, err := t.plain.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), &s.trace)))
+	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn == nil {
+		// The trace that ReverseProxy makes for each request: a hook in it costs
+		// less than a second trace, and its context.
+		trace.GotConn = s.gotConn
+	} else {
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: s.gotConn}))
+	}
+	res, err := t.plain.RoundTrip(req)
 	if err != nil {
 		return nil, classify(req.Context(), err, s.anything())
 	}
 	return res, nil
+}
+
+// wholeBody is the largest body that is sent in one write with its head.
+const wholeBody = 64 << 10
+
+// inMemory gives a request with a small body one that net/http knows to be in
+// memory: it then sends head and body in one write instead of two. The bytes
+// are the request's own, since the transport may read them after it returned.
+func inMemory(req *http.Request) error {
+	if req.Body == nil || req.ContentLength <= 0 || req.ContentLength > wholeBody {
+		return nil
+	}
+	b := make([]byte, req.ContentLength)
+	if _, err := io.ReadFull(req.Body, b); err != nil {
+		return err
+	}
+	if err := req.Body.Close(); err != nil {
+		return err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(b))
+	// For a connection that turns out to be closed before a byte was written.
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
+	return nil
 }
 
 func (t *transport) closeIdle() {
@@ -104,7 +139,6 @@ func disguise(h http.Header, name, as string) {
 
 // sent tells whether anything of a request was handed to a socket.
 type sent struct {
-	trace  httptrace.ClientTrace
 	conn   atomic.Pointer[upstreamConn]
 	before atomic.Int64
 	blind  atomic.Bool
