@@ -18,8 +18,10 @@ import (
 const (
 	crashKills   = 110
 	crashClients = 32
-	// crashTime bounds the run; fewer kills than crashKills fail it.
+	// crashTime bounds the run; fewer kills than are wanted fail it.
 	crashTime = 90 * time.Second
+	// crashKillsShort is for go test -short.
+	crashKillsShort = 15
 )
 
 // The proxy is killed by SIGKILL at random moments, under clients that retry.
@@ -35,7 +37,11 @@ func TestCrashKilledAtRandomMoments(t *testing.T) {
 	for i := range crashClients {
 		clients.Go(func() { run.client(i) })
 	}
-	kills := run.kill(p)
+	wanted := crashKills
+	if testing.Short() {
+		wanted = crashKillsShort
+	}
+	kills := run.kill(p, wanted)
 	close(run.over)
 	clients.Wait()
 
@@ -49,8 +55,8 @@ func TestCrashKilledAtRandomMoments(t *testing.T) {
 	}
 	tally := run.check(again, unknown, ledger)
 	t.Logf("seed %d: %d kills, %d requests, %s", seed, kills, run.requests.Load(), tally)
-	if kills < 100 {
-		t.Errorf("%d kills in %v, want 100 at least", kills, crashTime)
+	if kills < wanted {
+		t.Errorf("%d kills in %v, want %d", kills, crashTime, wanted)
 	}
 	if tally.unknown == 0 || tally.replays == 0 || tally.completed == 0 {
 		t.Errorf("the run proves little: %s", tally)
@@ -103,18 +109,18 @@ func crashService(t *testing.T, ledger *effects) (addr string) {
 		switch n % 4 {
 		case 0: // in parts, of no declared length
 			for i := range 3 {
-				fmt.Fprintf(w, "part %d of %s", i, body) //nolint:errcheck // the proxy may be gone
+				fmt.Fprintf(w, "part %d of %s", i, body)
 				w.(http.Flusher).Flush()
 				pause(rand.N(5 * time.Millisecond))
 			}
 		case 1: // large
 			w.Header().Set("Content-Type", "text/plain")
 			w.WriteHeader(http.StatusCreated)
-			fmt.Fprint(w, body+fill(30_000)) //nolint:errcheck // the proxy may be gone
+			fmt.Fprint(w, body+fill(30_000))
 		case 2:
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 			w.WriteHeader(http.StatusCreated)
-			fmt.Fprint(w, body) //nolint:errcheck // the proxy may be gone
+			fmt.Fprint(w, body)
 		default:
 			w.WriteHeader(http.StatusNoContent)
 		}
@@ -166,12 +172,12 @@ type answers struct {
 }
 
 // kill ends the process again and again, at random moments from its start on,
-// until there were enough kills, and leaves it running.
-func (c *crashRun) kill(p *rig.Proxy) int {
+// until there were as many as wanted, and leaves it running.
+func (c *crashRun) kill(p *rig.Proxy, wanted int) int {
 	random := rand.New(rand.NewPCG(c.seed, 0))
 	end := time.Now().Add(crashTime)
 	kills := 0
-	for kills < crashKills && time.Now().Before(end) {
+	for kills < wanted && time.Now().Before(end) {
 		// Most kills hit a proxy that works, some one that is just starting.
 		if random.IntN(6) > 0 {
 			p.AwaitReady()

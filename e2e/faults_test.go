@@ -47,7 +47,7 @@ func TestAnswerUnsavedStreamBreaks(t *testing.T) {
 				if length != "" {
 					w.Header().Set("Content-Length", length)
 				}
-				io.WriteString(w, fill(50_000)) //nolint:errcheck // the client may have left
+				io.WriteString(w, fill(50_000))
 			})
 			m.store.On(faulty.Complete, faulty.Always(faulty.Refused))
 			first := m.post("k", "{}")
@@ -159,7 +159,7 @@ func TestTrap56AnswersOfTheOwnersCallsAreLost(t *testing.T) {
 						status = 201
 					}
 					w.WriteHeader(status)
-					fmt.Fprintf(w, "run %d", run) //nolint:errcheck // the client may have left
+					fmt.Fprintf(w, "run %d", run)
 				})
 				m.store.On(call, faulty.First(1, fault))
 				first := m.post("k", "{}")

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -33,7 +32,7 @@ type service func(w http.ResponseWriter, r *http.Request, run int64)
 
 func startInside(t *testing.T, guardOpts *idem.Options, opts *idemhttp.Options, serve service) *inside {
 	t.Helper()
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	if guardOpts == nil {
 		guardOpts = &idem.Options{}
 	}
@@ -47,7 +46,7 @@ func startInside(t *testing.T, guardOpts *idem.Options, opts *idemhttp.Options, 
 	if serve == nil {
 		serve = func(w http.ResponseWriter, _ *http.Request, run int64) {
 			w.WriteHeader(http.StatusCreated)
-			fmt.Fprintf(w, "run %d", run) //nolint:errcheck // the client may have left
+			fmt.Fprintf(w, "run %d", run)
 		}
 	}
 	m := &inside{t: t, store: faulty.New(memstore.New(nil))}

@@ -77,7 +77,7 @@ func TestRecordByTheRoutesLists(t *testing.T) {
 			status = 400
 		}
 		w.WriteHeader(status)
-		fmt.Fprintf(w, "run %d", run) //nolint:errcheck // the client may have left
+		fmt.Fprintf(w, "run %d", run)
 	})
 	ask := func(status int) rig.Reply {
 		return m.send(rig.Request{Key: fmt.Sprint(status), Path: fmt.Sprintf("/%d", status)})
@@ -106,7 +106,7 @@ func TestRecordEndIsHeld(t *testing.T) {
 				if length {
 					w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 				}
-				io.WriteString(w, body) //nolint:errcheck // the client may have left
+				io.WriteString(w, body)
 				w.(http.Flusher).Flush()
 			})
 			t.Cleanup(letGo) // before the server's end, which waits for it
@@ -185,7 +185,7 @@ func TestRecordUnknownWhenTheLengthIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := startInside(t, nil, nil, func(w http.ResponseWriter, _ *http.Request, _ int64) {
 				w.Header().Set("Content-Length", fmt.Sprint(c.declared))
-				io.WriteString(w, fill(c.written)) //nolint:errcheck // what it says is ignored by many
+				io.WriteString(w, fill(c.written))
 			})
 			if r := m.post("k", "{}"); r.Err == nil && r.Status < 500 {
 				t.Errorf("it looks whole: %v", r)
@@ -202,7 +202,7 @@ func TestTrap14Panic(t *testing.T) {
 	t.Parallel()
 	m := startInside(t, nil, nil, func(w http.ResponseWriter, r *http.Request, _ int64) {
 		if r.URL.Path == "/middle" {
-			io.WriteString(w, fill(20_000)) //nolint:errcheck // the client may have left
+			io.WriteString(w, fill(20_000))
 		}
 		panic("a bug")
 	})

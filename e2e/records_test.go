@@ -249,7 +249,7 @@ func TestRecordStreamPassesAtOnce(t *testing.T) {
 	p := rig.Start(t, up.URL())
 	c := rig.Dial(t, p.Listen)
 	c.Write(rig.Request{Key: "k", Body: "{}"}.Text())
-	res, _, err := c.Head()
+	res, _, err := c.Head() //nolint:bodyclose // its connection is closed
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -195,7 +197,7 @@ func (c *Conn) Head() (res *http.Response, early []Reply, err error) {
 
 // Reply reads the next response.
 func (c *Conn) Reply() Reply {
-	res, early, err := c.Head()
+	res, early, err := c.Head() //nolint:bodyclose // its connection is closed
 	if err != nil {
 		return Reply{Err: err, Early: early}
 	}
@@ -251,6 +253,5 @@ func (c *Conn) Silent(d time.Duration) (string, bool) {
 	defer c.SetReadDeadline(time.Now().Add(Patience)) //nolint:errcheck // a read would say so
 	b := make([]byte, 256)
 	n, err := c.r.Read(b)
-	timeout, ok := err.(net.Error)
-	return string(b[:n]), n == 0 && ok && timeout.Timeout()
+	return string(b[:n]), n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }

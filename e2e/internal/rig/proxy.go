@@ -83,7 +83,7 @@ func freeAddress(t testing.TB) string {
 		if err != nil {
 			continue
 		}
-		defer l.Close() //nolint:errcheck // it is closed to be taken by the proxy
+		defer l.Close()
 		return l.Addr().String()
 	}
 	t.Fatal("rig: no free port")
@@ -294,7 +294,7 @@ func (p *Proxy) Ask(method, path, body string) Reply {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	r := Reply{Status: res.StatusCode, Header: res.Header}
 	r.Body, r.Err = io.ReadAll(res.Body)
 	return r
