@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,6 +41,7 @@ func runProxy(ctx context.Context, s *proxySettings, stderr io.Writer) error {
 	counted := metrics.New(store, &metrics.Options{Version: buildVersion().version, Requests: srv.Requests})
 	guard := idem.New(store, &idem.Options{Policy: s.policy(), Observer: observers{counted, eventLog{logger}}, Logger: logger})
 	handler, closeIdle := proxy.New(guard, s.proxyConfig(logger))
+	tuneGC(strings.HasPrefix(s.store.String(), "memory:"))
 	logger.Info("idem: serving", "version", buildVersion().version, "listen", public.Addr().String(), "admin", adminListener.Addr().String(),
 		"upstream", s.upstream.String(), "store", s.store.String(), "scope", s.scope.String())
 	s.warn(logger, store)
