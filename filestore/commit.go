@@ -110,6 +110,9 @@ func (s *Store) hold(ctx context.Context, key *driver.Key, h *held) error {
 		if err := s.load(key, &h.record, &h.under); err != nil {
 			return err
 		}
+		if s.opts.loaded != nil {
+			s.opts.loaded(*key)
+		}
 		s.mu.Lock()
 		// What was read is what is there, unless somebody was here meanwhile.
 		if s.entries.all[*key] == nil && s.entries.gens[stripe(key)] == gen {

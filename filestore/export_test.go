@@ -110,3 +110,10 @@ func (s *Store) Spoil(what string, key driver.Key) error {
 	bad[0] ^= 1
 	return errors.Join(closer.Close(), s.db.Set(under, bad, pebble.Sync))
 }
+
+// WithLoaded returns the options with a function that is called between reading a
+// key and looking whether what was read still holds.
+func (o Options) WithLoaded(f func(driver.Key)) Options {
+	o.loaded = f
+	return o
+}

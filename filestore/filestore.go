@@ -88,6 +88,9 @@ type Options struct {
 
 	fs      vfs.FS
 	sources *sources
+	// loaded, in tests, is called between reading a key and looking whether what
+	// was read still holds.
+	loaded func(driver.Key)
 }
 
 const (

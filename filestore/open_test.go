@@ -1,6 +1,7 @@
 package filestore_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -263,4 +265,95 @@ func TestTheWallClockIsStepped(t *testing.T) {
 	b.clock.Advance(time.Hour)
 	b.open(t)
 	stateOf(t, b, "s", "0", driver.StateForgotten)
+}
+
+// A lease that has ended is written down by the sweeper: its tombstone's time
+// does not begin anew at each opening.
+func TestALapseIsWrittenDown(t *testing.T) {
+	b := newBed(t, small())
+	if _, err := b.Claim(t.Context(), claimOf("k", driver.NewNonce())); err != nil {
+		t.Fatal(err)
+	}
+	b.clock.Advance(time.Minute)
+	sweepAll(t, b)
+	for range 3 {
+		b.clock.Advance(10 * time.Minute)
+		b = b.crash(t)
+	}
+	if left := stateOf(t, b, "s", "k", driver.StateUnknown).Left; left != 30*time.Minute {
+		t.Errorf("left %v; it should be 30m", left)
+	}
+	b.clock.Advance(30 * time.Minute)
+	stateOf(t, b, "s", "k", driver.StateAbsent)
+	b = b.crash(t)
+	stateOf(t, b, "s", "k", driver.StateAbsent)
+	if n := sweepAll(t, b); n != 1 {
+		t.Errorf("%d records were swept; 1 should be", n)
+	}
+	if b.InMemory() != 0 {
+		t.Errorf("memory still knows of %d keys", b.InMemory())
+	}
+}
+
+func claimOf(id string, nonce driver.Nonce) driver.ClaimRequest {
+	return driver.ClaimRequest{
+		Key: driver.KeyOf("s", id), Scope: "s", ID: id, Nonce: nonce, Lease: time.Minute, Tombstone: time.Hour,
+	}
+}
+
+// A claim that lapsed, which was written down, and was then granted to its nonce
+// again is in flight on disk too: a crash later it is unknown for its whole
+// tombstone's time.
+func TestAClaimThatCameBack(t *testing.T) {
+	b := newBed(t, small())
+	req := claimOf("k", driver.NewNonce())
+	first, err := b.Claim(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.clock.Advance(30 * time.Minute)
+	sweepAll(t, b)
+	req.Lease = 2 * time.Hour
+	again, err := b.Claim(t.Context(), req)
+	if err != nil || !again.Granted || again.Record.Token != first.Record.Token {
+		t.Fatalf("the claim asked for again: %+v, %v", again, err)
+	}
+	b.clock.Advance(90 * time.Minute)
+	b = b.crash(t)
+	if left := stateOf(t, b, "s", "k", driver.StateUnknown).Left; left != time.Hour {
+		t.Errorf("left %v; it should be an hour", left)
+	}
+}
+
+// Trap 2: one reads that nothing is there, and pauses; another runs, saves, and
+// lets go; the first goes on, and must look again.
+func TestTrap2LooksAgain(t *testing.T) {
+	paused, on := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	o := small().WithLoaded(func(key driver.Key) {
+		if key == driver.KeyOf("s", "k") && first.CompareAndSwap(false, true) {
+			close(paused)
+			<-on
+		}
+	})
+	b := newBed(t, o)
+	type answer struct {
+		reply driver.ClaimReply
+		err   error
+	}
+	answered := make(chan answer)
+	go func() {
+		reply, err := b.Claim(context.Background(), claimOf("k", driver.NewNonce()))
+		answered <- answer{reply, err}
+	}()
+	<-paused
+	fill(t, b, "s", 0, 1, 10)
+	if err := pair(t.Context(), b, "s", "k", []byte("the other's")); err != nil {
+		t.Fatal(err)
+	}
+	close(on)
+	a := <-answered
+	if a.err != nil || a.reply.Granted || string(a.reply.Record.Result.Body) != "the other's" {
+		t.Errorf("the first was answered %+v, %v; it should get the other's result", a.reply, a.err)
+	}
 }
