@@ -164,7 +164,42 @@ func sleepsAndSkips(f *ast.File, bubble bool) []*ast.SelectorExpr {
 	return found
 }
 
-// What the two tests above look for is found where it is.
+// Trap 33: leases are decided by the monotonic clock, which nobody can set. In
+// Go a time loses it on the way through the calendar, so the core and the memory
+// store take no time that way. The file store, which must know how long it was
+// closed, has a test of its own.
+func TestTrap33LeasesGoByTheMonotonicClock(t *testing.T) {
+	_, files := readTree(t)
+	for _, f := range files {
+		if f.test || f.pkg != idem && f.pkg != idem+"/driver" && f.pkg != idem+"/memstore" {
+			continue
+		}
+		for _, sel := range calendar(f.syntax) {
+			t.Errorf("%s: %s takes a time's monotonic reading away, and a wall clock that is set would decide about leases", f.line(sel.Pos()), sel.Sel.Name)
+		}
+	}
+}
+
+// calendar returns the calls by which a time becomes that of the wall clock.
+func calendar(f *ast.File) []*ast.SelectorExpr {
+	var found []*ast.SelectorExpr
+	ast.Inspect(f, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
+			switch sel.Sel.Name {
+			case "Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In":
+				found = append(found, sel)
+			}
+		}
+		return true
+	})
+	return found
+}
+
+// What the tests above look for is found where it is.
 func TestHouseRulesAreSeen(t *testing.T) {
 	const src = `package p
 
@@ -199,6 +234,8 @@ func test(t *testing.T) {
 	clock.Sleep(1)
 }
 
+func wall() int64 { return time.Now().UTC().UnixNano() + time.Since(start).Nanoseconds() }
+
 func bubble(t *testing.T) {
 	synctest.Test(t, nil)
 }
@@ -214,6 +251,9 @@ func inBubble(t *testing.T) {
 	var got []string
 	for _, id := range undocumented(f) {
 		got = append(got, id.Name)
+	}
+	if n := len(calendar(f)); n != 2 {
+		t.Errorf("%d times of the wall clock, want 2", n)
 	}
 	if want := "A M O F G I"; strings.Join(got, " ") != want {
 		t.Errorf("undocumented: %q, want %q", got, want)
