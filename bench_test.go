@@ -93,13 +93,13 @@ func BenchmarkGuard(b *testing.B) {
 
 // each runs one operation after another on all processors, with a store that
 // is made anew before it grows too large to be compared.
-func each(b *testing.B, make func() func(id string)) {
+func each(b *testing.B, setup func() func(id string)) {
 	const most = 1 << 17
 	ids := ids(most)
 	b.ResetTimer()
 	for left := b.N; left > 0; left -= most {
 		b.StopTimer()
-		op := make()
+		op := setup()
 		b.StartTimer()
 		var next atomic.Int64
 		n := int64(min(left, most))

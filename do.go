@@ -123,7 +123,7 @@ func run[T any](c *Claim, work func(context.Context) (T, error)) (o Outcome[T], 
 	switch {
 	case errors.As(err, &marked):
 		verdict = marked.verdict
-		if err == error(marked) {
+		if err == error(marked) { //nolint:errorlint // only a mark that stands outermost is taken off
 			err = marked.error
 		}
 	case c.policy.Errors != nil:

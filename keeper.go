@@ -85,9 +85,9 @@ func (k *keeper) run(next time.Time) {
 		// time with this one, and wake the keeper again.
 		k.next = never
 		k.mu.Unlock()
-		next, any := k.scan(slots)
+		next, some := k.scan(slots)
 		k.mu.Lock()
-		if !any && k.next.Equal(never) {
+		if !some && k.next.Equal(never) {
 			k.running = false
 			k.mu.Unlock()
 			return
@@ -103,7 +103,7 @@ func (k *keeper) run(next time.Time) {
 // scan starts what is due and returns when to look again, and whether there
 // is anything to look after. What is due soon is renewed now, so that many
 // claims that began one after another do not cost a scan each.
-func (k *keeper) scan(slots chan struct{}) (next time.Time, any bool) {
+func (k *keeper) scan(slots chan struct{}) (next time.Time, some bool) {
 	g := k.guard
 	now := time.Now()
 	next = now.Add(30 * time.Minute)
@@ -115,7 +115,7 @@ func (k *keeper) scan(slots chan struct{}) (next time.Time, any bool) {
 			if c.phase != phaseRunning && c.phase != phaseSaving {
 				continue
 			}
-			any = true
+			some = true
 			if c.renewing {
 				continue
 			}
@@ -136,7 +136,7 @@ func (k *keeper) scan(slots chan struct{}) (next time.Time, any bool) {
 			k.look(c)
 		})
 	}
-	return next, any
+	return next, some
 }
 
 // errLeaseOver is why a claim is lost that the store could not be asked about.

@@ -340,7 +340,7 @@ func TestTrap34ThousandWaiters(t *testing.T) {
 		}
 		must(t, c.Complete(body("x")))
 		for i := range 2001 {
-			a := answer{}
+			var a answer
 			if i < 1000 {
 				a = <-here
 			} else {

@@ -278,7 +278,7 @@ func TestTrap62AtTheBoundary(t *testing.T) {
 		other := guard(t, store, &idem.Options{Policy: idem.Policy{Unknown: idem.RetryUnknown, Wait: -1}})
 		time.Sleep(idem.DefaultLease - 1)
 		refused(t, other, request("k"), idem.ErrInFlight)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		must(t, begin(t, other, request("k")).Complete(body("x")))
 	})
 }
@@ -317,14 +317,14 @@ func TestTrap32AfterItsTime(t *testing.T) {
 		if v != 1 || err != nil {
 			t.Fatalf("before the end of retention: %d, %v", v, err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		refused(t, g, request("k"), idem.ErrForgotten)
 		other := request("k")
 		other.Fingerprint = sum(1, "another")
 		refused(t, g, other, idem.ErrForgotten)
 		time.Sleep(2*time.Hour - 1)
 		refused(t, g, request("k"), idem.ErrForgotten)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		together(10, func(int) {
 			if v, err := do(); v != 2 || err != nil {
 				t.Errorf("after the tombstone: %d, %v", v, err)

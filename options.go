@@ -121,9 +121,11 @@ func def[T comparable](p *T, d T) {
 	}
 }
 
-var defaultPolicy = Policy{
-	Wait: DefaultWait, Lease: DefaultLease, Retention: DefaultRetention, Tombstone: DefaultTombstone,
-	MaxRun: DefaultMaxRun, SaveWait: DefaultSaveWait, MaxResult: DefaultMaxResult,
+func defaultPolicy() Policy {
+	return Policy{
+		Wait: DefaultWait, Lease: DefaultLease, Retention: DefaultRetention, Tombstone: DefaultTombstone,
+		MaxRun: DefaultMaxRun, SaveWait: DefaultSaveWait, MaxResult: DefaultMaxResult,
+	}
 }
 
 func (o *Options) withDefaults() Options {
@@ -131,7 +133,7 @@ func (o *Options) withDefaults() Options {
 	if o != nil {
 		r = *o
 	}
-	d := defaultPolicy
+	d := defaultPolicy()
 	r.Policy = r.Policy.orElse(&d)
 	def(&r.StoreTimeout, DefaultStoreTimeout)
 	def(&r.MaxClaims, DefaultMaxClaims)
