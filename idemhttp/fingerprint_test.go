@@ -198,7 +198,7 @@ func TestTrap25ChosenMembers(t *testing.T) {
 // Trap 25: headers other than the content's never count.
 func TestTrap25HeadersDoNotCount(t *testing.T) {
 	f := idemhttp.Whole()
-	make := func(trace string) driver.Fingerprint {
+	traced := func(trace string) driver.Fingerprint {
 		r := httptest.NewRequest("POST", "/users?x=%20", strings.NewReader("b"))
 		r.Header.Set("Traceparent", trace)
 		r.Header.Set("Date", trace)
@@ -209,7 +209,7 @@ func TestTrap25HeadersDoNotCount(t *testing.T) {
 		}
 		return sum(t, f, f.Rule(), p)
 	}
-	if make("1") != make("2") {
+	if traced("1") != traced("2") {
 		t.Error("a header that changes made another request")
 	}
 }

@@ -326,7 +326,7 @@ func (h *handler) execute(op *operation, c *idem.Claim, w http.ResponseWriter, r
 	defer h.recoverWork(op)
 	h.next.ServeHTTP(rec, op.workRequest(r, c.Context()))
 	op.returned = true
-	return h.finish(op, r)
+	return h.finish(op)
 }
 
 // recoverWork ends the claim of a handler that did not return. A handler that
@@ -360,7 +360,7 @@ func (h *handler) recoverWork(op *operation) {
 }
 
 // finish records what the handler answered, and lets its end go.
-func (h *handler) finish(op *operation, r *http.Request) error {
+func (h *handler) finish(op *operation) error {
 	rec, c := &op.recorder, op.claim
 	if rec.status == 0 {
 		rec.WriteHeader(http.StatusOK)

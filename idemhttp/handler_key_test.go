@@ -126,6 +126,7 @@ func TestTrap54And58TenantHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serve(t, settings{http: idemhttp.Options{Principal: principal}}, func(w http.ResponseWriter, r *http.Request) {
+		//lint:ignore SA1008 that this spelling is not there is what is tested
 		_, _ = fmt.Fprint(w, r.Header["X-Tenant"], r.Header["X_tenant"], r.Header["X_Tenant"])
 	})
 	for name, headers := range map[string][]string{

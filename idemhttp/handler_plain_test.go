@@ -68,6 +68,7 @@ func TestTrap53RefusedMethods(t *testing.T) {
 				t.Fatalf("%s: %v", method, err)
 			}
 			body := readAll(resp.Body)
+			_ = resp.Body.Close()
 			typ := map[string]string{"405": idemhttp.TypeMethodNotAllowed, "400": idemhttp.TypeMethodInvalid}[want]
 			if !strings.HasPrefix(resp.Status, want) || !strings.Contains(body, "#"+typ) || want == "405" && resp.Header.Get("Allow") == "" {
 				t.Errorf("%s: %s %s", method, resp.Status, body)
@@ -164,6 +165,7 @@ func TestUpgradeWithoutAKey(t *testing.T) {
 		if err != nil || resp.StatusCode != 101 {
 			t.Fatalf("%s: %v %v", name, resp, err)
 		}
+		_ = resp.Body.Close()
 		_, _ = io.WriteString(conn, "ping\n")
 		if line, err := r.ReadString('\n'); line != "ping\n" || err != nil {
 			t.Errorf("%s: %q, %v", name, line, err)
@@ -186,7 +188,9 @@ func TestUpgradeWithAKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if body := readAll(resp.Body); body != "upgrade []" || resp.StatusCode != 200 || (resp.Header.Get(idemhttp.ReplayedHeader) != "") != (i == 1) {
+		body := readAll(resp.Body)
+		_ = resp.Body.Close()
+		if body != "upgrade []" || resp.StatusCode != 200 || (resp.Header.Get(idemhttp.ReplayedHeader) != "") != (i == 1) {
 			t.Errorf("%s %s", resp.Status, body)
 		}
 	}

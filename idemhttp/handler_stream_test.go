@@ -296,6 +296,7 @@ func TestNoDeadlineIsLeftBehind(t *testing.T) {
 			if n, err := io.Copy(io.Discard, resp.Body); n != 10_000 || err != nil {
 				t.Fatalf("response %d: %d bytes, %v", i, n, err)
 			}
+			_ = resp.Body.Close()
 			if i == 0 {
 				_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: idem.test\r\n\r\n")
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -157,7 +156,7 @@ func serve(t testing.TB, c settings, h http.HandlerFunc) *site {
 	var transport *http.Transport
 	if c.bubble {
 		l := newPipeListener()
-		srv := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
+		srv := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 		if c.tweak != nil {
 			c.tweak(srv)
 		}
@@ -168,7 +167,7 @@ func serve(t testing.TB, c settings, h http.HandlerFunc) *site {
 		transport = &http.Transport{DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return l.dial() }}
 	} else {
 		srv := httptest.NewUnstartedServer(handler)
-		srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+		srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 		if c.tweak != nil {
 			c.tweak(srv.Config)
 		}

@@ -18,7 +18,7 @@ func multipartSum(body []byte, boundary string) (sum [32]byte, ok bool) {
 	for {
 		// The raw part: decoding would make one of two that differ.
 		part, err := form.NextRawPart()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a form that was cut off
 			all.Sum(sum[:0])
 			return sum, true
 		}

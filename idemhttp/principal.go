@@ -3,6 +3,7 @@ package idemhttp
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -167,11 +168,11 @@ func (funcPrincipal) Clean(http.Header) {}
 func (fn funcPrincipal) Of(r *http.Request) (principal string, known bool, err error) {
 	const reason = "the request does not say who sends it; send the credentials that this service asks for"
 	principal, err = fn(r)
-	switch e := err.(type) {
-	case nil:
-	case *PrincipalError:
-		return "", false, e
-	default:
+	if err != nil {
+		var said *PrincipalError
+		if errors.As(err, &said) {
+			return "", false, said
+		}
 		return "", false, &PrincipalError{Reason: reason, Err: err}
 	}
 	if principal == "" || len(principal) > MaxPrincipal {

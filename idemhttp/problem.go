@@ -65,8 +65,7 @@ const (
 	problemResponseTooLarge
 )
 
-// problemTable is never written to.
-var problemTable = [...]Problem{
+var problemTable = [...]Problem{ //nolint:gochecknoglobals // a table that is never written to
 	problemMethodInvalid: {Type: TypeMethodInvalid, Status: 400, Title: "The method is misspelt",
 		Detail: "Methods are case-sensitive: send POST or PATCH in capitals."},
 	problemMethodNotAllowed: {Type: TypeMethodNotAllowed, Status: 405, Title: "The method is not allowed",

@@ -6,6 +6,5 @@ import "time"
 // operation whose first run has lasted for age: half of that, in whole seconds,
 // at least 1 and at most 30.
 func RetryAfter(age time.Duration) time.Duration {
-	const unit, most = time.Second, 30
-	return min(max((age/2+unit-1)/unit, 1), most) * unit
+	return min(max((age/2+time.Second-1).Truncate(time.Second), time.Second), 30*time.Second)
 }
