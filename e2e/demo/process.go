@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -126,10 +127,8 @@ func freeAddress() (string, error) {
 // slow between writing a user and answering.
 func (d *demo) startService(slow time.Duration) error {
 	d.service.stop()
-	addr := ""
-	if d.service.url != "" {
-		addr = d.service.url[len("http://"):]
-	} else {
+	addr := strings.TrimPrefix(d.service.url, "http://")
+	if addr == "" {
 		var err error
 		if addr, err = freeAddress(); err != nil {
 			return err

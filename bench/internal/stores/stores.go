@@ -143,9 +143,9 @@ const scope = "127.0.0.1/anonymous"
 func (p *driverPairs) pair(ctx context.Context, n uint64, result []byte) error {
 	id := fmt.Sprintf("8e03978e-40d5-43e8-bc93-%012x", n)
 	key := driver.KeyOf(scope, id)
-	print := driver.Fingerprint{Rule: 1, Sum: key}
+	asked := driver.Fingerprint{Rule: 1, Sum: key}
 	reply, err := p.store.Claim(ctx, driver.ClaimRequest{
-		Key: key, Scope: scope, ID: id, Fingerprint: print, Nonce: driver.NewNonce(),
+		Key: key, Scope: scope, ID: id, Fingerprint: asked, Nonce: driver.NewNonce(),
 		Lease: 30 * time.Second, Tombstone: 720 * time.Hour,
 	})
 	if err != nil {
@@ -155,7 +155,7 @@ func (p *driverPairs) pair(ctx context.Context, n uint64, result []byte) error {
 		return fmt.Errorf("a fresh key is %v", reply.Record.State)
 	}
 	_, err = p.store.Complete(ctx, driver.Ref{Key: key, Token: reply.Record.Token}, driver.Completion{
-		Result: driver.Result{Body: result}, Scope: scope, ID: id, Fingerprint: print,
+		Result: driver.Result{Body: result}, Scope: scope, ID: id, Fingerprint: asked,
 		Retention: 24 * time.Hour, Tombstone: 720 * time.Hour,
 	})
 	return err

@@ -93,6 +93,7 @@ func TestUpgradePasses(t *testing.T) {
 	if err != nil || res.StatusCode != 101 {
 		t.Fatalf("%v %v", res, err)
 	}
+	_ = res.Body.Close()
 	// Nothing is said for some timeouts; the reader would notice an end.
 	_ = conn.SetReadDeadline(time.Now().Add(4 * timeout))
 	if _, err := br.ReadByte(); err == nil || !strings.Contains(err.Error(), "timeout") {
