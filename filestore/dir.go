@@ -108,8 +108,8 @@ func realPath(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("filestore: %w", err)
 	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		return real, nil
+	if direct, err := filepath.EvalSymlinks(abs); err == nil {
+		return direct, nil
 	}
 	return abs, nil
 }
@@ -193,7 +193,7 @@ func list(names []string) string {
 
 func header() string {
 	text := fmt.Sprintf("idem file store\nformat %d\n", formatVersion)
-	return fmt.Sprintf("%scrc32c %08x\n", text, crc32.Checksum([]byte(text), castagnoli))
+	return fmt.Sprintf("%scrc32c %08x\n", text, crc32.Checksum([]byte(text), castagnoli()))
 }
 
 func (d *directory) readHeader() error {
@@ -208,7 +208,7 @@ func (d *directory) readHeader() error {
 	text, tail, _ := strings.Cut(string(b), "crc32c ")
 	_, err = fmt.Sscanf(text, "idem file store\nformat %d\n", &version)
 	_, err2 := fmt.Sscanf(tail, "%08x\n", &sum)
-	if err != nil || err2 != nil || version <= formatVersion || sum != crc32.Checksum([]byte(text), castagnoli) {
+	if err != nil || err2 != nil || version <= formatVersion || sum != crc32.Checksum([]byte(text), castagnoli()) {
 		return damaged(d.path, "the file "+headerName+" is not what was written there", nil)
 	}
 	return &openError{

@@ -32,7 +32,7 @@ func engineOptions(o *Options, g *gate, logger *slog.Logger) *pebble.Options {
 		FormatMajorVersion:          engineFormat,
 		Merger:                      sumMerger(),
 		CacheSize:                   o.CacheBytes,
-		MemTableSize:                memTableSize,
+		MemTableSize:                o.memTable,
 		MemTableStopWritesThreshold: memTables,
 		MaxOpenFiles:                maxOpenFiles,
 		L0CompactionThreshold:       2,

@@ -117,3 +117,10 @@ func (o Options) WithLoaded(f func(driver.Key)) Options {
 	o.loaded = f
 	return o
 }
+
+// WithMemTable returns the options with tables in memory of so many bytes: small
+// ones are written to disk all the time.
+func (o Options) WithMemTable(n uint64) Options {
+	o.memTable = n
+	return o
+}

@@ -60,8 +60,8 @@ func (f *faults) String() string { return "faults" }
 // is granted again.
 func TestTrap52TheDiskFails(t *testing.T) {
 	runs := 300
-	if testing.Short() {
-		runs = 60
+	if testing.Short() || raceEnabled {
+		runs = 40
 	}
 	seed := drivertest.Seed(t)
 	t.Logf("%d failures from %s=%d", runs, drivertest.SeedVariable, seed)

@@ -34,7 +34,9 @@
 // In memory: the block cache ([Options.CacheBytes]), up to 128 MiB of the
 // engine's tables under load, up to 32 MiB of writes that wait for the disk, and
 // about 500 bytes and its names for each claim that is in flight or unknown.
-// On disk: each record until its tombstone's end, and some logs of 35 MiB.
+// On disk: each record until its tombstone's end, about 120 bytes of it once its
+// result is forgotten, and up to six logs of 35 MiB, which are written again and
+// again.
 package filestore
 
 import (
@@ -86,8 +88,9 @@ type Options struct {
 	// Logger takes what there is to say. By default nothing is said.
 	Logger *slog.Logger
 
-	fs      vfs.FS
-	sources *sources
+	fs       vfs.FS
+	sources  *sources
+	memTable uint64
 	// loaded, in tests, is called between reading a key and looking whether what
 	// was read still holds.
 	loaded func(driver.Key)
@@ -124,6 +127,9 @@ func (o *Options) withDefaults() Options {
 	}
 	if f.Logger == nil {
 		f.Logger = slog.New(slog.DiscardHandler)
+	}
+	if f.memTable == 0 {
+		f.memTable = memTableSize
 	}
 	if f.sources == nil {
 		f.sources = processClocks()

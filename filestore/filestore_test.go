@@ -20,7 +20,7 @@ type bed struct {
 }
 
 func small() filestore.Options {
-	return filestore.Options{MaxResult: 10_000, SweepEvery: -1, CacheBytes: 1 << 20}
+	return filestore.Options{MaxResult: 10_000, SweepEvery: -1, CacheBytes: 1 << 20}.WithMemTable(1 << 20)
 }
 
 func newBed(t testing.TB, opts filestore.Options) *bed {

@@ -75,7 +75,7 @@ func child(dir string, in io.Reader, out io.Writer) error {
 						Key: key, Scope: "s", ID: id, Nonce: driver.NewNonce(), Lease: time.Minute, Tombstone: time.Hour,
 					})
 					if err != nil || !reply.Granted {
-						return fmt.Errorf("claim of %s: %v, %v", id, reply.Granted, err)
+						return fmt.Errorf("claim of %s: %v, %w", id, reply.Granted, err)
 					}
 					e := event{Acked: true, ID: id, State: driver.StateInFlight, Token: reply.Record.Token}
 					if err := say(e); err != nil {
@@ -109,7 +109,7 @@ func child(dir string, in io.Reader, out io.Writer) error {
 // and nothing completed is granted again.
 func TestTrap7KillNine(t *testing.T) {
 	rounds := 10
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		rounds = 4
 	}
 	seed := drivertest.Seed(t)

@@ -46,13 +46,13 @@ func (m marked) append(b []byte) []byte {
 	b = append(b, markMagic...)
 	b = binary.LittleEndian.AppendUint64(b, uint64(m.batches))
 	b = binary.LittleEndian.AppendUint64(b, m.epoch)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli()))
 }
 
 func decodeMarked(b []byte) (marked, bool) {
 	sumAt := slotLen - 4
 	if len(b) < slotLen || string(b[:len(markMagic)]) != markMagic ||
-		crc32.Checksum(b[:sumAt], castagnoli) != binary.LittleEndian.Uint32(b[sumAt:]) {
+		crc32.Checksum(b[:sumAt], castagnoli()) != binary.LittleEndian.Uint32(b[sumAt:]) {
 		return marked{}, false
 	}
 	b = b[len(markMagic):]

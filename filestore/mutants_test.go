@@ -69,11 +69,11 @@ func TestMutants(t *testing.T) {
 func (m mutant) dies(t *testing.T, text string) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, m.file)
-	real, err := filepath.Abs(m.file)
+	whole, err := filepath.Abs(m.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {real: file}})
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {whole: file}})
 	if err := errors.Join(err, os.WriteFile(file, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "overlay"), overlay, 0o600)); err != nil {
 		t.Fatal(err)
 	}

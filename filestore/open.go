@@ -25,12 +25,12 @@ func Open(dir string, o *Options) (*Store, error) {
 	opts := o.withDefaults()
 	if opts.fs == nil {
 		opts.fs = vfs.Default
-		real, err := realPath(dir)
+		path, err := realPath(dir)
 		if err != nil {
 			return nil, err
 		}
 		if dir != "" {
-			dir = real
+			dir = path
 		}
 	}
 	d, err := openDirectory(opts.fs, dir)

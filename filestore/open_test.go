@@ -68,11 +68,7 @@ func closeStore(t testing.TB, s *filestore.Store) {
 func fill(t testing.TB, s driver.Store, scope string, from, n, size int) {
 	t.Helper()
 	all(min(n, 64), n, func(i int) {
-		body := make([]byte, size)
-		rng := rand.New(rand.NewPCG(uint64(from+i), 0))
-		for i := range body {
-			body[i] = byte(rng.Uint32())
-		}
+		body := randomBytes(rand.New(rand.NewPCG(uint64(from+i), 0)), size)
 		if err := pair(t.Context(), s, scope, fmt.Sprint(from+i), body); err != nil {
 			t.Errorf("pair: %v", err)
 		}

@@ -175,7 +175,8 @@ const (
 	flagResult
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of the checksums; making it again costs nothing.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // appendRecord appends a record to b. Its checksum covers the key on disk that
 // it is stored under, so that it cannot pass for another's.
@@ -227,7 +228,7 @@ func appendString(b []byte, s string) []byte {
 }
 
 func checksum(under, b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(under, castagnoli), castagnoli, b)
+	return crc32.Update(crc32.Checksum(under, castagnoli()), castagnoli(), b)
 }
 
 var (

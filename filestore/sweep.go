@@ -24,6 +24,8 @@ type sweeper struct {
 const (
 	// sweepBatch is how many records a sweep takes at once.
 	sweepBatch = 256
+	// lapseBatch is how many ended leases a sweep writes down at once.
+	lapseBatch = 4096
 	// rangeFrom is from how many records on a sweep drops a range rather than one
 	// after the other.
 	rangeFrom = 32
@@ -173,7 +175,7 @@ func (s *Store) sweepMemory(limit int) (n int, g *group) {
 	t := &s.entries
 	now := s.clock.now()
 	t.pass(now)
-	for range min(len(t.unsaved), sweepBatch) {
+	for range min(len(t.unsaved), lapseBatch) {
 		e := t.unsaved[0]
 		t.unsaved = t.unsaved[1:]
 		if e.kind != lapsed || e.disk.kind != inFlight || e.group != nil || t.all[e.key] != e {
