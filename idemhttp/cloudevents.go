@@ -23,6 +23,8 @@ func CloudEvents() KeySource { return cloudEvents{} }
 
 func (cloudEvents) NeedsBody() bool { return true }
 
+func (cloudEvents) headers() []string { return []string{"Ce-Source", "Ce-Id"} }
+
 func (cloudEvents) Key(h http.Header, body []byte) (id string, ok bool, err error) {
 	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	kind = strings.TrimSpace(kind)

@@ -85,6 +85,9 @@ func newMiddleware(guard *idem.Guard, opts *Options) *middleware {
 
 // ServeHTTP implements http.Handler.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) {
+		defer breakOff(w)
+	}
 	h.opts.Principal.Clean(r.Header)
 	switch h.class(r.Method) {
 	case methodPlain:
@@ -162,6 +165,10 @@ func (h *handler) serveKeyed(op *operation, w http.ResponseWriter, r *http.Reque
 		h.refuse(w, r, p)
 		return
 	}
+	h.opts.Principal.Clean(r.Trailer) // they have been read with the body
+	if len(r.Header["Connection"]) > 0 {
+		h.keepKeyHeaders(r.Header)
+	}
 	r.Header.Del("Upgrade")
 	op.accept = r.Header["Accept-Encoding"]
 	NarrowAcceptEncoding(r.Header)
@@ -177,6 +184,17 @@ func (m *middleware) key(h http.Header, body []byte) (id string, present bool, e
 		}
 	}
 	return "", false, nil
+}
+
+// keepKeyHeaders sees to it that the service gets the key that the claim is of.
+func (m *middleware) keepKeyHeaders(h http.Header) {
+	for _, k := range m.opts.Keys {
+		if k, ok := k.(interface{ headers() []string }); ok {
+			for _, name := range k.headers() {
+				keepEndToEnd(h, name)
+			}
+		}
+	}
 }
 
 func (m *middleware) scope(r *http.Request) (string, error) {

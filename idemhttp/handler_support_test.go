@@ -3,6 +3,7 @@ package idemhttp_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -121,6 +122,8 @@ type site struct {
 	guard  *idem.Guard
 	client *http.Client
 	dial   func() (net.Conn, error)
+	// dialClient dials as the client does: with TLS where the site has it.
+	dialClient func() (net.Conn, error)
 }
 
 // serve starts a site, which is gone at the end of the test.
@@ -183,6 +186,12 @@ func serve(t testing.TB, c settings, h http.HandlerFunc) *site {
 		t.Cleanup(srv.Close)
 		s.url = srv.URL
 		s.dial = func() (net.Conn, error) { return net.Dial("tcp", srv.Listener.Addr().String()) }
+		s.dialClient = s.dial
+		if c.h2 {
+			config := transport.TLSClientConfig.Clone()
+			config.NextProtos, config.ServerName = nil, "example.com"
+			s.dialClient = func() (net.Conn, error) { return tls.Dial("tcp", srv.Listener.Addr().String(), config) }
+		}
 	}
 	s.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(transport.CloseIdleConnections)

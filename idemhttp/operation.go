@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/idem-go/idem"
 )
@@ -64,6 +65,18 @@ func reuse(b []byte) []byte {
 // body returns the request's body, once it has been read.
 func (op *operation) body() []byte { return op.buf }
 
+// bodyPiece is how much of its body a client must send within its time before
+// it is given more: one that stops, or sends a byte now and then, must not keep
+// its place among the bodies that are held at once.
+const bodyPiece = 32 << 10
+
+// timesReads says that the server sets no bound of its own to the reading of a
+// request.
+func timesReads(r *http.Request) bool {
+	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
+	return ok && srv.ReadTimeout == 0
+}
+
 // readBody reads the request's body into memory, within the bounds. A second
 // call does nothing.
 func (op *operation) readBody(w http.ResponseWriter, r *http.Request) *Problem {
@@ -88,7 +101,13 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) *Problem {
 	if n := int(min(max(r.ContentLength+1, 512), 64<<10)); cap(op.buf) < n || cap(op.buf) > max(2*n, 8<<10) {
 		op.buf = make([]byte, 0, n)
 	}
-	for {
+	ctl := http.NewResponseController(w)
+	timed := timesReads(r)
+	for due := 0; ; {
+		if timed && len(op.buf) >= due {
+			_ = ctl.SetReadDeadline(time.Now().Add(op.middleware.opts.ClientTimeout)) // without deadlines a client has all the time
+			due = len(op.buf) + bodyPiece
+		}
 		if len(op.buf) == cap(op.buf) {
 			op.buf = append(op.buf, 0)[:len(op.buf)]
 		}
@@ -103,9 +122,13 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) *Problem {
 		n, err := src.Read(op.buf[len(op.buf):cap(op.buf)])
 		op.buf = op.buf[:len(op.buf)+n]
 		if err == io.EOF {
+			if timed {
+				_ = ctl.SetReadDeadline(time.Time{}) // what has no deadlines has none to take back
+			}
 			return nil
 		}
 		if err != nil {
+			// The deadline stays: the server reads on for a while.
 			return readError(err)
 		}
 	}

@@ -66,8 +66,11 @@ type Options struct {
 	// replayed. Default 1 MiB.
 	MaxStoredResponse int
 	// ClientTimeout bounds how long a client may take nothing of a streamed
-	// response before it counts as gone; the operation goes on. It is not used
-	// where the server has a WriteTimeout of its own. Default 30s.
+	// response before it counts as gone; the operation goes on. It also bounds
+	// how long a client may take for each 32 KiB of a keyed request's body; past
+	// it the connection ends, and nothing was run. It is not used for responses
+	// where the server has a WriteTimeout of its own, nor for bodies where it has
+	// a ReadTimeout. Default 30s.
 	ClientTimeout time.Duration
 
 	// FailOpen passes requests on unprotected, marked Idempotency-Unprotected,

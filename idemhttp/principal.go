@@ -25,7 +25,9 @@ type Principal interface {
 	// request.
 	Of(r *http.Request) (principal string, known bool, err error)
 	// Clean takes from a request's headers what others may mistake for the
-	// header that Of reads. It is called for every request, keyed or not.
+	// header that Of reads, and what would take that header from the service
+	// behind. It is called for every request, keyed or not, and for the trailers
+	// of those that are.
 	Clean(h http.Header)
 }
 
@@ -61,7 +63,7 @@ func AuthorizationPrincipal() Principal { return authorization{} }
 
 type authorization struct{}
 
-func (authorization) Clean(http.Header) {}
+func (authorization) Clean(h http.Header) { keepEndToEnd(h, "Authorization") }
 
 func (authorization) Of(r *http.Request) (principal string, known bool, err error) {
 	values := r.Header["Authorization"]
@@ -108,6 +110,29 @@ func (p *headerPrincipal) Clean(h http.Header) {
 		if k != p.name && sameSpelling(k, p.name) {
 			delete(h, k)
 		}
+	}
+	keepEndToEnd(h, p.name)
+}
+
+// keepEndToEnd takes a name from Connection, which would have a proxy drop the
+// header of that name: the service would be asked by somebody else than the one
+// whose scope the answer is kept in.
+func keepEndToEnd(h http.Header, name string) {
+	values := h["Connection"]
+	if !listed(values, name) {
+		return
+	}
+	var options []string
+	for _, v := range values {
+		for option := range strings.SplitSeq(v, ",") {
+			if option = strings.Trim(option, " \t"); option != "" && !strings.EqualFold(option, name) {
+				options = append(options, option)
+			}
+		}
+	}
+	delete(h, "Connection")
+	if len(options) > 0 {
+		h["Connection"] = options
 	}
 }
 

@@ -73,6 +73,8 @@ func HeaderKey(names ...string) KeySource {
 
 func (k *headerKey) NeedsBody() bool { return false }
 
+func (k *headerKey) headers() []string { return k.names }
+
 func (k *headerKey) Key(h http.Header, _ []byte) (id string, ok bool, err error) {
 	for i, name := range k.names {
 		values := h[name]
@@ -169,6 +171,8 @@ func StandardWebhooks() KeySource { return standardWebhooks{} }
 
 func (standardWebhooks) NeedsBody() bool { return false }
 
+func (standardWebhooks) headers() []string { return []string{"Webhook-Id"} }
+
 func (standardWebhooks) Key(h http.Header, _ []byte) (id string, ok bool, err error) {
 	const label = "the header Webhook-Id"
 	values := h["Webhook-Id"]
@@ -212,6 +216,16 @@ func (f firstKey) NeedsBody() bool {
 		}
 	}
 	return false
+}
+
+func (f firstKey) headers() []string {
+	var all []string
+	for _, s := range f {
+		if s, ok := s.(interface{ headers() []string }); ok {
+			all = append(all, s.headers()...)
+		}
+	}
+	return all
 }
 
 func (f firstKey) Key(h http.Header, body []byte) (id string, ok bool, err error) {
