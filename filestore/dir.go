@@ -72,6 +72,9 @@ type directory struct {
 	fs   vfs.FS
 	path string
 	lock io.Closer
+	// locked is the file of the lock, as it was when it was taken; nil where the
+	// file system is not the operating system's.
+	locked os.FileInfo
 	// fresh says that there is no store in it yet.
 	fresh bool
 }
@@ -91,6 +94,11 @@ func openDirectory(fsys vfs.FS, path string) (*directory, error) {
 	var err error
 	if d.lock, err = fsys.Lock(d.join(lockName)); err != nil {
 		return nil, d.lockError(err)
+	}
+	if fsys == vfs.Default {
+		if d.locked, err = os.Stat(d.join(lockName)); err != nil {
+			return nil, errors.Join(unwritable(path, err), d.lock.Close())
+		}
 	}
 	if err := d.look(); err != nil {
 		return nil, errors.Join(err, d.lock.Close())
@@ -282,8 +290,29 @@ func (d *directory) readFile(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 4096))
 }
 
+// errReplaced: what is written goes to files that no path leads to any more, so
+// nobody will find it at the next start; and another process may have opened
+// what is there now.
+var errReplaced = errors.New("the directory was removed or replaced while the store was open")
+
+// held returns errReplaced when the directory's path leads elsewhere than when
+// it was opened. Other failures to look are left to those who read and write.
+func (d *directory) held() error {
+	if d.locked == nil {
+		return nil
+	}
+	now, err := os.Stat(d.join(lockName))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, d.locked) {
+		return errReplaced
+	}
+	return nil
+}
+
 // close gives the directory back.
 func (d *directory) close() error {
+	if d.held() != nil {
+		return d.lock.Close() // the file with a pid there is somebody else's
+	}
 	err := d.fs.Remove(d.join(pidName))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -43,8 +45,14 @@ func engineOptions(o *Options, g *gate, logger *slog.Logger) *pebble.Options {
 		FlushDelayDeleteRange: flushDelay,
 		Logger:                &engineLogger{logger, g},
 	}
+	seldom := &seldom{}
 	opts.EventListener = &pebble.EventListener{
-		BackgroundError: func(err error) { logger.Error("filestore: engine", "error", err) },
+		// The engine tries again at once, and again.
+		BackgroundError: func(err error) {
+			if silent, ok := seldom.now(); ok {
+				logger.Error("filestore: engine", "error", err, "not_logged_before", silent)
+			}
+		},
 		// Its default ends the process; here the records that cannot be read
 		// say so when they are asked for.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
@@ -61,6 +69,25 @@ func engineOptions(o *Options, g *gate, logger *slog.Logger) *pebble.Options {
 	// What is young is written once more soon.
 	opts.Levels[0].Compression = func() *block.CompressionProfile { return block.NoCompression }
 	return opts
+}
+
+// seldom lets one line a second through.
+type seldom struct {
+	mu     sync.Mutex
+	last   time.Time
+	silent int
+}
+
+// now reports whether a line may be logged, and how many were not since the last.
+func (s *seldom) now() (silent int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := time.Now(); s.last.IsZero() || t.Sub(s.last) >= time.Second {
+		silent, s.last, s.silent = s.silent, t, 0
+		return silent, true
+	}
+	s.silent++
+	return 0, false
 }
 
 // engineLogger takes what the engine says.

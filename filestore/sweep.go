@@ -85,7 +85,7 @@ func (w *sweeper) run(ctx context.Context, s *Store) {
 	}
 }
 
-// space is what is known of the room on the disk.
+// space is what is known of the room on the disk, and of the directory there.
 type space struct {
 	low atomic.Bool
 	// written counts since the last look. It is the committer's.
@@ -100,6 +100,10 @@ func (p *space) wrote(s *Store, n int) {
 }
 
 func (p *space) check(s *Store) {
+	if err := s.dir.held(); err != nil {
+		s.gate.shut(err)
+		return
+	}
 	usage, err := s.opts.fs.GetDiskUsage(s.dir.path)
 	if err != nil {
 		return // not every file system knows
