@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -43,23 +42,23 @@ type transport struct {
 }
 
 func newTransport(timeout, idle time.Duration) *transport {
-	build := func(timeout time.Duration) *http.Transport {
-		d := &dialer{Dialer: net.Dialer{Timeout: min(orForever(timeout), 10*time.Second), KeepAlive: 30 * time.Second}, timeout: timeout}
+	build := func(between time.Duration) *http.Transport {
+		d := &dialer{Dialer: net.Dialer{Timeout: min(orForever(timeout), 10*time.Second), KeepAlive: 30 * time.Second}, timeout: between}
 		return &http.Transport{
 			DialContext:         d.dial,
 			TLSHandshakeTimeout: 10 * time.Second,
 			IdleConnTimeout:     idle,
 			MaxIdleConns:        0,
 			MaxIdleConnsPerHost: 1024,
+			// The connection's own time is renewed by every byte that comes.
+			ResponseHeaderTimeout: timeout,
 			// A body passes as it is; nothing is asked for that was not.
 			DisableCompression: true,
 			TLSNextProto:       map[string]func(string, *tls.Conn) http.RoundTripper{},
 		}
 	}
-	t := &transport{plain: build(timeout), upgrades: build(0)}
 	// An upgraded connection may be silent for as long as it likes.
-	t.upgrades.ResponseHeaderTimeout = timeout
-	return t
+	return &transport{plain: build(timeout), upgrades: build(0)}
 }
 
 func orForever(d time.Duration) time.Duration {
@@ -74,11 +73,12 @@ func orForever(d time.Duration) time.Duration {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	disguise(req.Header, "Idempotency-Key", "Idempotency-key")
 	disguise(req.Header, "X-Idempotency-Key", "X-Idempotency-key")
-	if len(req.Header["Upgrade"]) > 0 {
-		return t.upgrades.RoundTrip(req)
-	}
 	if _, keyed := idem.FromContext(req.Context()); !keyed {
-		res, err := t.plain.RoundTrip(req)
+		to := t.plain
+		if len(req.Header["Upgrade"]) > 0 {
+			to = t.upgrades
+		}
+		res, err := to.RoundTrip(req)
 		if err != nil {
 			return nil, classify(req.Context(), err, true)
 		}
@@ -167,6 +167,7 @@ func (s *sent) anything() bool {
 // classify says what became of a request that ended in err.
 func classify(ctx context.Context, err error, anything bool) error {
 	var op *net.OpError
+	var late net.Error
 	if errors.As(err, &op) && op.Op == "dial" {
 		anything = false
 	}
@@ -174,7 +175,7 @@ func classify(ctx context.Context, err error, anything bool) error {
 	switch {
 	case !anything:
 		kind = errUnreachable
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(context.Cause(ctx), idem.ErrMaxRun):
+	case errors.As(err, &late) && late.Timeout(), errors.Is(context.Cause(ctx), idem.ErrMaxRun):
 		kind = errTimeout
 	}
 	return fmt.Errorf("%w: %w", kind, err)

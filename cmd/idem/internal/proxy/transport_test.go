@@ -181,3 +181,63 @@ func TestUpstreamTimeout(t *testing.T) {
 		t.Errorf("the upstream got %q", got)
 	}
 }
+
+// The time to the head is bounded however busy the upstream is meanwhile: with
+// a head that comes a byte at a time, or with one 103 after another.
+func TestUpstreamTimeoutOfABusyUpstream(t *testing.T) {
+	const timeout = 200 * time.Millisecond
+	gone := make(chan struct{})
+	up := newRawServer(t, func(_ int, c net.Conn, r *http.Request) bool {
+		piece := "X"
+		if r.URL.Path == "/early" {
+			piece = "HTTP/1.1 103 Early Hints\r\n\r\n"
+		} else if _, err := c.Write([]byte("HTTP/1.1 200 OK\r\nX-Long: ")); err != nil {
+			return false
+		}
+		tick := time.NewTicker(timeout / 4)
+		defer tick.Stop()
+		for range 200 {
+			select {
+			case <-tick.C:
+			case <-gone:
+				return false
+			}
+			if _, err := c.Write([]byte(piece)); err != nil {
+				return false
+			}
+		}
+		return false
+	})
+	t.Cleanup(func() { close(gone) })
+	r := newRig(t, up.url, func(c *Config) { c.UpstreamTimeout = timeout })
+	r.send("POST", "/trickle", "k1", "x").want(t, 504, "upstream-timeout")
+	r.send("POST", "/trickle", "k1", "x").want(t, 409, "outcome-unknown")
+	r.send("POST", "/early", "k2", "x").want(t, 504, "upstream-timeout")
+	r.send("GET", "/trickle", "", "").want(t, 504, "upstream-timeout")
+	r.send("GET", "/trickle", "", "", "Connection", "Upgrade", "Upgrade", "x").want(t, 504, "upstream-timeout")
+}
+
+// A request that asks for an upgrade is told apart like every other.
+func TestUpgradeThatGetsNoAnswer(t *testing.T) {
+	hold := make(chan struct{})
+	up := newRawServer(t, func(_ int, _ net.Conn, r *http.Request) bool {
+		if r.URL.Path == "/silent" {
+			<-hold
+		}
+		return false
+	})
+	t.Cleanup(func() { close(hold) })
+	r := newRig(t, up.url, func(c *Config) { c.UpstreamTimeout = 100 * time.Millisecond })
+	r.send("GET", "/silent", "", "", "Connection", "Upgrade", "Upgrade", "x").want(t, 504, "upstream-timeout")
+	r.send("GET", "/breaks", "", "", "Connection", "Upgrade", "Upgrade", "x").want(t, 502, "upstream-broken")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := "http://" + l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = newRig(t, nobody, nil)
+	r.send("GET", "/", "", "", "Connection", "Upgrade", "Upgrade", "x").want(t, 502, "upstream-unreachable")
+}
