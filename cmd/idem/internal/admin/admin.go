@@ -152,7 +152,7 @@ func (a *admin) readiness(w http.ResponseWriter, r *http.Request) {
 		defer cancel()
 		switch err := a.pinger.Ping(ctx); {
 		case errors.Is(err, driver.ErrFull):
-			refuse(http.StatusServiceUnavailable, "The store is full: new keys are refused, retries of known ones are answered. Resolve unknown outcomes, or raise its bounds.").write(w)
+			refuse(http.StatusServiceUnavailable, "The store is full: new keys are refused, retries of known ones are answered. Resolve unknown outcomes, make room on its disk, or raise its bounds.").write(w)
 			return
 		case err != nil:
 			a.opts.Logger.Warn("admin: not ready, the store does not answer", "error", err)

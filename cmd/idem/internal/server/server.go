@@ -28,6 +28,10 @@ const (
 // to drain has run out.
 const saveGrace = time.Second
 
+// SameSignal is how long after a signal another one counts as the same: some
+// that end a process signal it and its group, which it is in.
+const SameSignal = time.Second
+
 // ErrInterrupted says that a second signal ended the process before it had
 // drained.
 var ErrInterrupted = errors.New("server: a second signal ended it while it drained; the outcome of what ran with a key is unknown")
@@ -107,8 +111,8 @@ func (s *Server) Requests() int64 { return s.requests.Load() }
 //
 // Nil says that every request ended with its answer and its record. A
 // [*CutError] counts those that did not; [ErrInterrupted] says that another
-// signal came, upon which Run returns at once and leaves the rest to the end of
-// the process. A second call is not allowed.
+// signal came, more than [SameSignal] after the first, upon which Run returns at
+// once and leaves the rest to the end of the process. A second call is not allowed.
 func (s *Server) Run(ctx context.Context, public, admin net.Listener, signals <-chan os.Signal, cfg Config) error {
 	errorLog := slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)
 	front := &http.Server{
@@ -140,16 +144,21 @@ func (s *Server) Run(ctx context.Context, public, admin net.Listener, signals <-
 		s.logger.Error("server: an address cannot be served any more; draining", "error", cause)
 	}
 	s.ready.Store(false)
+	asked := time.Now()
 
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- s.end(drain, front, back, cfg) }()
-	select {
-	case err := <-done:
-		return errors.Join(cause, err)
-	case <-signals:
-		return ErrInterrupted
+	for {
+		select {
+		case err := <-done:
+			return errors.Join(cause, err)
+		case <-signals:
+			if time.Since(asked) >= SameSignal {
+				return ErrInterrupted
+			}
+		}
 	}
 }
 

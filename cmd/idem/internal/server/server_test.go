@@ -208,6 +208,40 @@ func TestDrainEnds(t *testing.T) {
 	}
 }
 
+// Some that end a process signal it and its group, so that it gets one wish
+// twice: that is not the impatience of a second signal.
+func TestSignalThatComesTwiceDrains(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	h := start(t, time.Hour, func(w http.ResponseWriter, _ *http.Request) {
+		close(entered)
+		<-leave
+		_, _ = io.WriteString(w, "whole")
+	})
+	got := make(chan string, 1)
+	go func() {
+		res, err := http.Get("http://" + h.public)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		got <- fmt.Sprint(string(b), err)
+	}()
+	receive(t, entered)
+	h.signals <- syscall.SIGTERM
+	h.signals <- syscall.SIGTERM
+	h.until("it is not ready", func() bool { return !h.server.Ready() })
+	h.until("the second was taken", func() bool { return len(h.signals) == 0 })
+	close(leave)
+	if r := receive(t, got); r != "whole<nil>" {
+		t.Errorf("the request that ran got %q", r)
+	}
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	h := start(t, time.Hour, func(http.ResponseWriter, *http.Request) {
@@ -224,6 +258,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	receive(t, entered)
 	h.signals <- syscall.SIGTERM
 	h.until("it is not ready", func() bool { return !h.server.Ready() })
+	since := time.Now()
+	h.until("it is a second signal", func() bool { return time.Since(since) > server.SameSignal })
 	h.signals <- syscall.SIGTERM
 	if err := h.end(); !errors.Is(err, server.ErrInterrupted) {
 		t.Errorf("%v", err)
