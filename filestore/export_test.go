@@ -124,3 +124,10 @@ func (o Options) WithMemTable(n uint64) Options {
 	o.memTable = n
 	return o
 }
+
+// WithWalked returns the options with a function that a sweep calls between
+// finding what is over and dropping it.
+func (o Options) WithWalked(f func()) Options {
+	o.walked = f
+	return o
+}

@@ -94,6 +94,8 @@ type Options struct {
 	// loaded, in tests, is called between reading a key and looking whether what
 	// was read still holds.
 	loaded func(driver.Key)
+	// walked, in tests, is called between finding what is over and dropping it.
+	walked func()
 }
 
 const (

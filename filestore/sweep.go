@@ -158,6 +158,9 @@ func (s *Store) sweep(ctx context.Context, limit int) (int, error) {
 		if err != nil {
 			return n, err
 		}
+		if s.opts.walked != nil {
+			s.opts.walked()
+		}
 		swept, g2 := s.sweepDisk(found)
 		n += swept
 		if g2 != nil {

@@ -174,6 +174,39 @@ func TestSweepRacesWithWrites(t *testing.T) {
 	}
 }
 
+// Between finding a record that is over and dropping it, its key is claimed and
+// completed anew: that record stays.
+func TestSweepLooksAgain(t *testing.T) {
+	var meanwhile func()
+	b := newBed(t, small().WithWalked(func() {
+		if meanwhile != nil {
+			meanwhile()
+			meanwhile = nil
+		}
+	}))
+	for _, n := range []int{1, 100} { // one by one, and as a range
+		b.clock.Advance(time.Hour)
+		for i := range n {
+			fill(t, b, "s", i, 1, 10)
+			b.clock.Advance(time.Millisecond)
+		}
+		b.clock.Advance(2 * time.Hour)
+		meanwhile = func() { fill(t, b, "s", n/2, 1, 20) }
+		sweepAll(t, b)
+		rec := stateOf(t, b, "s", fmt.Sprint(n/2), driver.StateCompleted)
+		if len(rec.Result.Body) != 20 {
+			t.Errorf("the result has %d bytes; it should be the new one", len(rec.Result.Body))
+		}
+		b.clock.Advance(2 * time.Hour)
+		sweepAll(t, b)
+		for _, space := range "crxd" {
+			if k, err := b.EngineKeys(byte(space)); err != nil || k != 0 {
+				t.Errorf("%d keys are left in the space %c: %v", k, space, err)
+			}
+		}
+	}
+}
+
 // The store sweeps by itself.
 func TestItSweepsByItself(t *testing.T) {
 	o := small()
