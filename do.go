@@ -30,11 +30,11 @@ type verdictError struct {
 func (e *verdictError) Unwrap() error { return e.error }
 
 // KeepError marks err as the operation's outcome: [Do] records its text, and
-// asking again gives a [*KeptError].
+// asking again gives a [*KeptError]. A nil err stays nil.
 func KeepError(err error) error { return mark(err, ErrorKeep) }
 
 // ReleaseError marks err as "nothing was done": [Do] releases the claim, and
-// the next caller runs the work.
+// the next caller runs the work. A nil err stays nil.
 func ReleaseError(err error) error { return mark(err, ErrorRelease) }
 
 func mark(err error, v ErrorVerdict) error {

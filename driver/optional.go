@@ -107,11 +107,14 @@ type Stats struct {
 
 // Counter is a store that can count its records without reading them all.
 type Counter interface {
+	// Stats counts the records as they are now, leases that have ended among
+	// the unknown.
 	Stats(ctx context.Context) (Stats, error)
 }
 
 // Describer is a store that says what it is.
 type Describer interface {
+	// Describe gives the same answer at every call.
 	Describe() Info
 }
 
@@ -123,6 +126,7 @@ type Pinger interface {
 
 // Wrapper is a store around another store.
 type Wrapper interface {
+	// Unwrap returns the store that is wrapped; never nil.
 	Unwrap() Store
 }
 

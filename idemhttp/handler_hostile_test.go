@@ -1,6 +1,7 @@
 package idemhttp_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -110,7 +111,11 @@ func TestNoReadDeadlineIsLeftBehind(t *testing.T) {
 		conn, r := s.raw(rawPost("k", "body"))
 		for i := range 2 {
 			res, err := http.ReadResponse(r, nil)
-			if err != nil || res.StatusCode != 200 || res.Header.Get(idemhttp.ReplayedHeader) != "true" {
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			if res.StatusCode != 200 || res.Header.Get(idemhttp.ReplayedHeader) != "true" {
 				t.Fatalf("%v, %v", res, err)
 			}
 			if i == 0 {
@@ -136,8 +141,8 @@ func TestServersOwnReadTimeout(t *testing.T) {
 		if _, err := io.WriteString(conn, "y"); err != nil {
 			t.Fatal(err)
 		}
-		if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 201 {
-			t.Errorf("%v, %v", res, err)
+		if status := readStatus(t, r); status != 201 {
+			t.Errorf("status %d", status)
 		}
 	})
 }
@@ -174,8 +179,8 @@ func TestTrap54TrailersAndConnection(t *testing.T) {
 		s := serve(t, settings{http: idemhttp.Options{Principal: p}}, func(_ http.ResponseWriter, r *http.Request) { seen <- r })
 		_, br := s.raw("POST / HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n" + name + ": t\r\nConnection: keep-alive, " + strings.ToUpper(name) + " ,x-hop, idempotency-key\r\n" +
 			"Transfer-Encoding: chunked\r\nTrailer: X_Tenant, X-Sum\r\n\r\n1\r\nx\r\n0\r\nX_Tenant: other\r\nX-Sum: 1\r\n\r\n")
-		if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 200 {
-			t.Fatalf("%v, %v", res, err)
+		if status := readStatus(t, br); status != 200 {
+			t.Fatalf("status %d", status)
 		}
 		r := <-seen
 		if c := strings.Join(r.Header["Connection"], ","); c != "keep-alive,x-hop" {
@@ -185,4 +190,20 @@ func TestTrap54TrailersAndConnection(t *testing.T) {
 			t.Errorf("%s: trailers %v", name, r.Trailer)
 		}
 	}
+}
+
+// readStatus reads a response to its end.
+func readStatus(t *testing.T, r *bufio.Reader) int {
+	t.Helper()
+	res, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode
 }

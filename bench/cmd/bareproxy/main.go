@@ -41,11 +41,12 @@ func proxy(target *url.URL) http.Handler {
 			r.SetXForwarded()
 		},
 		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			IdleConnTimeout:     4 * time.Second,
-			MaxIdleConnsPerHost: 1024,
-			DisableCompression:  true,
-			TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			IdleConnTimeout:       4 * time.Second,
+			MaxIdleConnsPerHost:   1024,
+			ResponseHeaderTimeout: time.Minute,
+			DisableCompression:    true,
+			TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{},
 		},
 		BufferPool: &buffers{},
 	}
