@@ -38,7 +38,16 @@ demo: build ## Two scenes with a users service and the proxy, killed on the way 
 .PHONY: test
 test: ## Install what is missing, then run every test of every module with the race detector (SEED=n repeats an order)
 	@scripts/needs
+ifeq ($(TESTFLAGS),)
+	@echo '== in their full number, without the race detector: power cuts, failing disks, counts of allocations'
+	$(GO) run ./scripts/testall -race=off -modules '$(FULL_MODULES)' -run '$(FULL_TESTS)' -seed '$(SEED)'
+endif
 	$(GO) run ./scripts/testall -race=auto -seed '$(SEED)' $(TESTFLAGS)
+
+# Under the race detector the engine takes ten times as long, and allocations
+# are not what they are without it.
+FULL_MODULES := .,bench,filestore
+FULL_TESTS := PowerCut|Trap52TheDiskFails|Trap7KillNine|Trap35|Alloc|Budget
 
 .PHONY: test-short
 test-short: ## Run the short tests of every module, without the race detector
