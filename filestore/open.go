@@ -294,23 +294,28 @@ func (s *Store) closeEngine() error {
 // gives an absent record.
 func (s *Store) load(key *driver.Key, r *record, room *diskKey) error {
 	k := recordKey(room, key)
-	v, closer, err := s.db.Get(k)
+	// A plain Get takes it that the key is there, and reads a block of the last
+	// level for each that is not; most keys that are asked for are new.
+	it, err := s.db.NewIter(&pebble.IterOptions{KeyTypes: pebble.IterKeyTypePointsOnly, UseL6Filters: true})
 	if err != nil {
-		if errors.Is(err, pebble.ErrNotFound) {
-			*r = record{}
-			return nil
-		}
 		return s.readError(*key, err)
 	}
-	err = decodeRecord(v, k, r)
-	if err2 := closer.Close(); err2 != nil {
-		return s.readError(*key, err2)
+	*r = record{}
+	var bad error
+	if it.SeekPrefixGE(k) {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return s.readError(*key, errors.Join(err, it.Close()))
+		}
+		if bad = decodeRecord(v, k, r); bad == nil && r.kind.isClaim() {
+			bad = errMalformed
+		}
 	}
-	if err == nil && r.kind.isClaim() {
-		err = errMalformed
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return s.readError(*key, err)
 	}
-	if err != nil {
-		return &driver.UnreadableError{Key: *key, Reason: err.Error()}
+	if bad != nil {
+		return &driver.UnreadableError{Key: *key, Reason: bad.Error()}
 	}
 	return nil
 }
