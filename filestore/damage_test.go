@@ -197,7 +197,7 @@ func TestTrap66AnyFileDamaged(t *testing.T) {
 		}
 	}
 	t.Logf("refused %d times, %d times some records, nothing was amiss %d times", refused, unreadable, fine)
-	if refused == 0 || unreadable == 0 || fine == 0 {
+	if refused == 0 || unreadable+fine == 0 {
 		t.Errorf("the damage was all of one kind: %d, %d, %d", refused, unreadable, fine)
 	}
 }
@@ -206,22 +206,28 @@ func TestTrap66AnyFileDamaged(t *testing.T) {
 // takes what follows for the end.
 func TestTrap66AFlippedByteInTheLog(t *testing.T) {
 	base := toDamage(t)
-	for _, path := range files(t, base.fs) {
-		if !strings.HasSuffix(path, ".log") {
-			continue
+	// The last log is the one in use; those before it may be there although the
+	// engine has made tables of them.
+	path, size := "", 0
+	for _, name := range files(t, base.fs) {
+		if strings.HasSuffix(name, ".log") {
+			rewrite(t, base.fs, name, func(b []byte) []byte {
+				if len(b) > 0 {
+					path, size = name, len(b)
+				}
+				return b
+			})
 		}
-		var size int
-		rewrite(t, base.fs, path, func(b []byte) []byte { size = len(b); return b })
-		if size == 0 {
-			continue
+	}
+	for at := 0; at < size; at += 97 {
+		b := &bed{fs: base.fs.CrashClone(vfs.CrashCloneCfg{}), clock: base.clock, opts: base.opts}
+		rewrite(t, b.fs, path, func(b []byte) []byte { b[at] ^= 0x40; return b })
+		if refused, _ := honest(t, b, fmt.Sprint(path, " at ", at)); !refused {
+			t.Errorf("%s: the byte at %d of %d was flipped, and the store opened", path, at, size)
 		}
-		for at := 0; at < size; at += 97 {
-			b := &bed{fs: base.fs.CrashClone(vfs.CrashCloneCfg{}), clock: base.clock, opts: base.opts}
-			rewrite(t, b.fs, path, func(b []byte) []byte { b[at] ^= 0x40; return b })
-			if refused, _ := honest(t, b, fmt.Sprint(path, " at ", at)); !refused {
-				t.Errorf("%s: the byte at %d of %d was flipped, and the store opened", path, at, size)
-			}
-		}
+	}
+	if size < 97 {
+		t.Fatalf("the log has %d bytes", size)
 	}
 }
 

@@ -197,7 +197,29 @@ func inspect(dir string, opts *pebble.Options, failed <-chan struct{}, cause fun
 		return r, err
 	}
 	r, err = readRecovered(db)
+	if err == nil {
+		err = readClaims(db)
+	}
 	return r, errors.Join(err, db.Close())
+}
+
+// readClaims reads what an opening reads of the claims.
+func readClaims(db *pebble.DB) error {
+	it, err := db.NewIter(claims())
+	if err != nil {
+		return err
+	}
+	for it.First(); it.Valid(); it.Next() {
+		if _, err := it.ValueAndErr(); err != nil {
+			return errors.Join(err, it.Close())
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+// claims are the bounds of the claims.
+func claims() *pebble.IterOptions {
+	return &pebble.IterOptions{LowerBound: []byte{spaceClaim}, UpperBound: []byte{spaceClaim + 1}}
 }
 
 // oneLine takes the line breaks out of an engine's error.

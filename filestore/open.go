@@ -183,7 +183,7 @@ func (s *Store) guarded(f func() error) error {
 // loadClaims brings the claims into memory. Those that were in flight lapse
 // now, and that is written, so that it stays so.
 func (s *Store) loadClaims() error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceClaim}, UpperBound: []byte{spaceClaim + 1}})
+	it, err := s.db.NewIter(claims())
 	if err != nil {
 		return err
 	}
