@@ -14,6 +14,7 @@ const (
 	whyAdapter    = "an adapter works with whatever store the application gives to idem"
 	whyProgram    = "programs are the end of the arrows: nobody imports them"
 	whyTestsOnly  = "drivertest brings package testing along: only tests import it"
+	whyServers    = "testserver starts servers for tests and benchmarks: nothing that is released imports it"
 	whyInternal   = "another module's internal packages change without notice, though Go's path rule would let them be imported here"
 	whyForeign    = "the core requires nothing: the root module uses the standard library only, its tests included"
 )
@@ -37,6 +38,11 @@ func forbidden(f *file, imported string, modules []module) string {
 		return whyInternal
 	case to == "drivertest" && !f.test:
 		return whyTestsOnly
+	case to == "testserver":
+		if !f.test && !isProgram(from) {
+			return whyServers
+		}
+		return ""
 	}
 	switch {
 	case isInternal(imported):

@@ -1,0 +1,2 @@
+// Package natsstore keeps the records of idem in NATS JetStream.
+package natsstore

@@ -1,0 +1,2 @@
+// Package pgstore keeps the records of idem in PostgreSQL.
+package pgstore

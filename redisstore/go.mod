@@ -1,0 +1,5 @@
+module github.com/idem-go/idem/redisstore
+
+go 1.25
+
+require github.com/idem-go/idem v0.1.0

@@ -1,0 +1,2 @@
+// Package sqlitestore keeps the records of idem in a SQLite database of the application's.
+package sqlitestore

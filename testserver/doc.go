@@ -1,0 +1,3 @@
+// Package testserver starts private instances of real database servers for
+// tests and benchmarks.
+package testserver
