@@ -19,4 +19,3 @@ func (p *Process) signal(s os.Signal) {
 		p.t.Fatal(err)
 	}
 }
-
