@@ -44,10 +44,13 @@ type TxStore[Tx any] interface {
 
 	// CompleteTx is [Store.Complete] in a transaction of the application's on
 	// the same database: the claim was made outside of it, and the record is
-	// completed when the transaction commits. A claim that was lost, or was
-	// completed with another result, gives the error of Complete and the
-	// whole transaction fails: it is rolled back before CompleteTx returns, so that
-	// a commit of it is an error. Nobody who waits is told before the commit.
+	// completed when the transaction commits. A claim that was lost gives the error
+	// of Complete, and the whole transaction fails: it is rolled back before
+	// CompleteTx returns, so that a commit of it is an error. So it is, with
+	// ErrCompleted, when the record is completed already or forgotten, with the
+	// same result too: the rows of this transaction would be a second effect of
+	// one whose commit took effect and lost its answer. Nobody who waits is told
+	// before the commit.
 	CompleteTx(ctx context.Context, tx Tx, ref Ref, c Completion) (late bool, err error)
 }
 

@@ -335,8 +335,7 @@ func (s *Store) CompleteTx(ctx context.Context, tx *Tx, ref driver.Ref, c driver
 		err = driver.ErrLost
 	case rec.State == driver.StateAbsent && !released:
 		err = driver.ErrLost
-	case rec.State == driver.StateCompleted && (rec.Dropped != c.Dropped ||
-		string(rec.Result.Meta) != string(c.Result.Meta) || string(rec.Result.Body) != string(c.Result.Body)):
+	case rec.State == driver.StateCompleted, rec.State == driver.StateForgotten:
 		err = driver.ErrCompleted
 	}
 	if err != nil {
