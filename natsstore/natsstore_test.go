@@ -1,0 +1,142 @@
+package natsstore_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/idem-go/idem/driver"
+	"github.com/idem-go/idem/drivertest"
+	"github.com/idem-go/idem/drivertest/linearize"
+	"github.com/idem-go/idem/natsstore"
+)
+
+var shared *server.Server
+
+func TestMain(m *testing.M) {
+	drivertest.ServeChild(openChild)
+	dir, err := os.MkdirTemp("", "natsstore")
+	if err != nil {
+		panic(err)
+	}
+	shared, err = server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	if err != nil {
+		panic(err)
+	}
+	shared.Start()
+	if !shared.ReadyForConnections(10 * time.Second) {
+		panic("no server")
+	}
+	code := m.Run()
+	shared.Shutdown()
+	shared.WaitForShutdown()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func openChild(dsn string) (driver.Store, func(), error) {
+	s, err := natsstore.Open(context.Background(), dsn, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, func() { s.Close() }, nil
+}
+
+var buckets atomic.Int64
+
+// bed is a store in a bucket of its own, with a clock that a test moves.
+type bed struct {
+	*natsstore.Store
+	nc    *nats.Conn
+	opts  natsstore.Options
+	shift *atomic.Int64
+}
+
+func connect(t testing.TB, dsn string) *nats.Conn {
+	t.Helper()
+	nc, err := natsstore.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func freshBucket() string { return fmt.Sprint("test-", os.Getpid(), "-", buckets.Add(1)) }
+
+func newBed(t testing.TB, o natsstore.Options) *bed {
+	t.Helper()
+	o.Bucket = freshBucket()
+	b := &bed{nc: connect(t, shared.ClientURL()), opts: o, shift: new(atomic.Int64)}
+	if err := natsstore.Migrate(t.Context(), b.nc, &b.opts); err != nil {
+		t.Fatal(err)
+	}
+	b.open(t)
+	return b
+}
+
+func (b *bed) open(t testing.TB) {
+	t.Helper()
+	s, err := natsstore.New(t.Context(), b.nc, b.opts.WithShift(b.shift))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Store = s
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
+
+// reopened is another process's store on the same bucket, after the first one
+// has ended. The sweep came by before, as it does within a lease.
+func (b *bed) reopened(t testing.TB) *bed {
+	t.Helper()
+	if _, err := b.Sweep(t.Context(), 1000); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	after := &bed{nc: b.nc, opts: b.opts, shift: b.shift}
+	after.open(t)
+	return after
+}
+
+func quiet() natsstore.Options { return natsstore.Options{SweepEvery: -1, MaxResult: 10_000} }
+
+func harness() drivertest.Harness {
+	return drivertest.Harness{
+		New:     func(t testing.TB) driver.Store { return newBed(t, quiet()) },
+		Advance: func(_ testing.TB, s driver.Store, d time.Duration) { s.(*bed).shift.Add(int64(d)) },
+		Reopen:  func(t testing.TB, s driver.Store) driver.Store { return s.(*bed).reopened(t) },
+		Slack:   20 * time.Second,
+	}
+}
+
+func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
+
+func TestModel(t *testing.T) {
+	o := &drivertest.ModelOptions{Histories: 20}
+	if testing.Short() {
+		o.Histories = 5
+	}
+	drivertest.RunModel(t, harness(), o)
+}
+
+func TestLinearizable(t *testing.T) {
+	o := &linearize.Options{}
+	if testing.Short() {
+		o.Rounds = 40
+	}
+	linearize.Run(t, harness(), o)
+}
+
+func BenchmarkStore(b *testing.B) {
+	drivertest.RunBenchmarks(b, func(t testing.TB) driver.Store { return newBed(t, natsstore.Options{SweepEvery: -1}) })
+}
