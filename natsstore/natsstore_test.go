@@ -15,11 +15,13 @@ import (
 	"github.com/idem-go/idem/drivertest"
 	"github.com/idem-go/idem/drivertest/linearize"
 	"github.com/idem-go/idem/natsstore"
+	"github.com/idem-go/idem/testserver"
 )
 
 var shared *server.Server
 
 func TestMain(m *testing.M) {
+	serveNode()
 	drivertest.ServeChild(openChild)
 	dir, err := os.MkdirTemp("", "natsstore")
 	if err != nil {
@@ -34,6 +36,10 @@ func TestMain(m *testing.M) {
 		panic("no server")
 	}
 	code := m.Run()
+	if err := testserver.StopAll(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	shared.Shutdown()
 	shared.WaitForShutdown()
 	os.RemoveAll(dir)

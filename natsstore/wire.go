@@ -106,7 +106,7 @@ var errNobody = errors.New("natsstore: nobody answers for the bucket: is JetStre
 
 // api sends a request to JetStream, again and again while the cluster has no
 // leader; only requests that change nothing, or that may be repeated.
-func (s *Store) api(ctx context.Context, name string, request, into any) error {
+func (s *Store) api(ctx context.Context, name string, request any, into interface{ refusal() *apiError }) error {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return err
@@ -114,23 +114,19 @@ func (s *Store) api(ctx context.Context, name string, request, into any) error {
 	for try := 0; ; try++ {
 		answer, err := s.ask(ctx, &nats.Msg{Subject: s.apiPrefix + name + "." + s.stream, Data: data})
 		if err == nil {
-			var failed struct {
-				Error *apiError `json:"error"`
-			}
-			if err = json.Unmarshal(answer.Data, into); err == nil {
-				err = json.Unmarshal(answer.Data, &failed)
-			}
-			switch {
-			case err != nil:
+			if err := json.Unmarshal(answer.Data, into); err != nil {
 				return fmt.Errorf("natsstore: the answer to %s makes no sense: %w", name, err)
-			case failed.Error == nil:
-				return nil
-			case failed.Error.ErrCode == codeNoMessage:
-				return errNothing
-			case !failed.Error.transient():
-				return fmt.Errorf("natsstore: %s: %w%s", name, failed.Error, failed.Error.hint())
 			}
-			err = failed.Error
+			switch refusal := into.refusal(); {
+			case refusal == nil:
+				return nil
+			case refusal.ErrCode == codeNoMessage:
+				return errNothing
+			case !refusal.transient():
+				return fmt.Errorf("natsstore: %s: %w%s", name, refusal, refusal.hint())
+			default:
+				err = fmt.Errorf("natsstore: %s: %w", name, refusal)
+			}
 		}
 		if ctx.Err() != nil || !errors.Is(err, errNobody) && !errors.Is(err, errSilent) && !isTransient(err) {
 			return err
@@ -144,6 +140,19 @@ func (s *Store) api(ctx context.Context, name string, request, into any) error {
 func isTransient(err error) bool {
 	var e *apiError
 	return errors.As(err, &e) && e.transient()
+}
+
+// reply is the part of an answer that says no. Answers embed it.
+type reply struct {
+	Error *apiError `json:"error"`
+}
+
+// refusal returns what the answer refuses, and forgets it, so that the next
+// answer can be read into the same place.
+func (r *reply) refusal() *apiError {
+	e := r.Error
+	r.Error = nil
+	return e
 }
 
 // hint tells the operator what to do about an error.
@@ -168,6 +177,7 @@ type stored struct {
 // direct get would be faster, and may be answered by a replica that is behind.
 func (s *Store) load(ctx context.Context, subject string) (stored, error) {
 	var answer struct {
+		reply
 		Message *struct {
 			Seq  uint64 `json:"seq"`
 			Hdrs []byte `json:"hdrs"`
@@ -215,9 +225,9 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 		return 0, err
 	}
 	var ack struct {
-		Error  *apiError `json:"error"`
-		Stream string    `json:"stream"`
-		Seq    uint64    `json:"seq"`
+		reply
+		Stream string `json:"stream"`
+		Seq    uint64 `json:"seq"`
 	}
 	if err := json.Unmarshal(answer.Data, &ack); err != nil {
 		return 0, fmt.Errorf("natsstore: the answer to a write makes no sense: %w", err)
@@ -239,7 +249,7 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 
 // drop removes the message of a revision; that it is gone already is no error.
 func (s *Store) drop(ctx context.Context, rev uint64) error {
-	var answer struct{}
+	var answer reply
 	request := struct {
 		Seq     uint64 `json:"seq"`
 		NoErase bool   `json:"no_erase"`
@@ -260,7 +270,10 @@ const (
 
 // measure asks the leader about the stream, and sets the clock by its answer.
 func (s *Store) measure(ctx context.Context) (*jetstream.StreamInfo, error) {
-	var i jetstream.StreamInfo
+	var i struct {
+		reply
+		jetstream.StreamInfo
+	}
 	asked := s.clock.running()
 	if err := s.api(ctx, "STREAM.INFO", struct{}{}, &i); err != nil {
 		return nil, err
@@ -269,5 +282,5 @@ func (s *Store) measure(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return nil, errors.New("natsstore: the server does not tell its time: NATS 2.11 or newer is needed")
 	}
 	s.clock.hear(i.TimeStamp, asked, s.clock.running())
-	return &i, nil
+	return &i.StreamInfo, nil
 }
