@@ -118,17 +118,7 @@ func run[T any](c *Claim, work func(context.Context) (T, error)) (o Outcome[T], 
 		}
 		return Outcome[T]{Value: v}, nil
 	}
-	var marked *verdictError
-	verdict := ErrorUnknown
-	switch {
-	case errors.As(err, &marked):
-		verdict = marked.verdict
-		if err == error(marked) { //nolint:errorlint // only a mark that stands outermost is taken off
-			err = marked.error
-		}
-	case c.policy.Errors != nil:
-		verdict = classify(c, err)
-	}
+	verdict, err := verdictOf(c, err)
 	switch verdict {
 	case ErrorKeep:
 		if serr := c.Complete(Result{Meta: []byte(metaError), Body: []byte(err.Error())}); serr != nil {
@@ -156,6 +146,22 @@ func encode(v any) (b []byte, err error) {
 		}
 	}()
 	return json.Marshal(v)
+}
+
+// verdictOf returns what an error of the work means, and the error without its
+// mark where that stands outermost.
+func verdictOf(c *Claim, err error) (ErrorVerdict, error) {
+	var marked *verdictError
+	switch {
+	case errors.As(err, &marked):
+		if err == error(marked) { //nolint:errorlint // only a mark that stands outermost is taken off
+			err = marked.error
+		}
+		return marked.verdict, err
+	case c.policy.Errors != nil:
+		return classify(c, err), err
+	}
+	return ErrorUnknown, err
 }
 
 func classify(c *Claim, err error) (v ErrorVerdict) {

@@ -32,6 +32,9 @@ var (
 	ErrOverloaded = errors.New("idem: overloaded")
 	// ErrStore: the store does not answer.
 	ErrStore = errors.New("idem: store does not answer")
+	// ErrTooLarge: the result of work in a transaction is larger than may be
+	// kept; everything was rolled back.
+	ErrTooLarge = errors.New("idem: result is too large")
 	// ErrInvalid: the request itself cannot be taken; nothing was asked.
 	ErrInvalid = errors.New("idem: invalid request")
 )

@@ -33,6 +33,8 @@ const (
 	phaseRunning
 	// phaseSaving: the work is over, and the store did not take its end yet.
 	phaseSaving
+	// phaseInTx: the leader's work runs in a transaction with its record.
+	phaseInTx
 	// phaseEnded: the flight is no longer in the map.
 	phaseEnded
 )

@@ -59,6 +59,9 @@ type Policy struct {
 	MaxResult int
 	// Unknown says what becomes of unknown outcomes. Default RefuseUnknown.
 	Unknown UnknownPolicy
+	// CountAttempts counts the attempts of work in transactions ([DoTx]) outside
+	// of them, where the count survives a rollback and a crash. It costs a write.
+	CountAttempts bool
 	// Resolver finds out what became of an operation, for ResolveUnknown. It
 	// is called once at a time for a key in this process. A panic or an error
 	// leaves the outcome unknown.
@@ -105,6 +108,7 @@ func (p Policy) orElse(d *Policy) Policy {
 	def(&p.SaveWait, d.SaveWait)
 	def(&p.MaxResult, d.MaxResult)
 	def(&p.Unknown, d.Unknown)
+	def(&p.CountAttempts, d.CountAttempts)
 	if p.Resolver == nil {
 		p.Resolver = d.Resolver
 	}
