@@ -170,6 +170,8 @@ func Connect(ctx context.Context, dsn string) (*nats.Conn, error) {
 		// A server that hangs is given up for another after so long.
 		nats.PingInterval(3 * time.Second),
 		nats.MaxPingsOutstanding(2),
+		// Without a handler the client prints what goes wrong; the calls say it.
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
 	if !discover {
 		opts = append(opts, nats.IgnoreDiscoveredServers())

@@ -32,6 +32,7 @@ func rounds(n int) *linearize.Options {
 }
 
 func TestLinearizableAcrossProcesses(t *testing.T) {
+	t.Parallel()
 	s := startNode(t, node{Name: "alone"})
 	if s == nil {
 		return
@@ -40,6 +41,7 @@ func TestLinearizableAcrossProcesses(t *testing.T) {
 }
 
 func TestLinearizableOnAClusterAcrossProcesses(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	if c == nil {
 		return
@@ -49,6 +51,7 @@ func TestLinearizableOnAClusterAcrossProcesses(t *testing.T) {
 
 // 64 callers in 8 processes want one key: one is granted it, and all see the same.
 func TestTrap1ManyProcessesOneKey(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	if c == nil {
 		return
