@@ -1,6 +1,7 @@
 package idem
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ func (t *TxGuard[Tx]) Close(ctx context.Context) error { return t.guard.Close(ct
 
 // TxEnd is what the work given to [TxGuard.Run] ends with.
 type TxEnd struct {
-	// Result is recorded, and commits with the rows.
+	// Result is recorded, and commits with the rows. Its bytes may be used again
+	// once Run has returned.
 	Result Result
 	// Dropped commits the rows and records that the result was not kept; Result
 	// is empty then.
@@ -150,9 +152,8 @@ func (t *TxGuard[Tx]) lead(ctx context.Context, c *Claim, req *Request, pol *Pol
 			g.observeBegin(ctx, c.key, req, Begun{}, err, w)
 			return d, err
 		case reply.Ran:
-			end.record = &driver.Record{
-				Key: c.key, State: driver.StateCompleted, Token: c.token, Attempt: c.attempt, Fingerprint: c.fingerprint,
-				Result: run.end.Result, Dropped: run.end.Dropped, Left: pol.Retention,
+			if c.wasJoined() { // who joins from now on looks again
+				end.record = run.record()
 			}
 			g.observe(ctx, c, EventRan, c.began, w.waited, nil)
 			return TxDone{Ran: true}, nil
@@ -276,6 +277,17 @@ func (r *txRun[Tx]) do(ctx context.Context, tx Tx, granted driver.Record) (drive
 		Result: end.Result, Dropped: end.Dropped, Scope: c.scope, ID: c.id, Fingerprint: c.fingerprint,
 		Retention: pol.Retention, Tombstone: pol.Tombstone,
 	}, nil
+}
+
+// record is what was committed, for those who wait: with a copy of the result,
+// whose bytes are the caller's.
+func (r *txRun[Tx]) record() *driver.Record {
+	c, res := r.claim, r.end.Result
+	return &driver.Record{
+		Key: c.key, State: driver.StateCompleted, Token: c.token, Attempt: c.attempt, Fingerprint: c.fingerprint,
+		Result:  driver.Result{Meta: bytes.Clone(res.Meta), Body: bytes.Clone(res.Body)},
+		Dropped: r.end.Dropped, Left: c.policy.Retention,
+	}
 }
 
 // begin makes the flight's leader the holder of a claim that is part of a

@@ -37,6 +37,9 @@ type middleware struct {
 type handler struct {
 	*middleware
 	next http.Handler
+	// inTx, unless nil, runs operations in transactions; otherwise their claims
+	// are leased.
+	inTx txRunner
 }
 
 func newMiddleware(guard *idem.Guard, opts *Options) *middleware {
@@ -241,6 +244,10 @@ func (h *handler) run(op *operation, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	op.request.Key, op.request.Rules, op.request.Route, op.request.Policy = op.key, op, h.opts.Route, h.policy
+	if h.inTx != nil {
+		h.runTx(op, w, r)
+		return
+	}
 	for {
 		b, err := h.guard.Begin(r.Context(), &op.request)
 		switch {
@@ -305,6 +312,12 @@ func (h *handler) refused(op *operation, w http.ResponseWriter, r *http.Request,
 		p = problemResponseNotStored.with("")
 	case errors.Is(err, idem.ErrForgotten):
 		p = problemResponseForgotten.with("")
+	case errors.Is(err, idem.ErrTooLarge):
+		p = problemResponseTooLarge.with("")
+		h.opts.Logger.Error("idemhttp: a response was too large to be kept with its transaction, which was rolled back", "route", h.opts.Route, "error", err)
+	case errors.Is(err, idem.ErrMaxRun):
+		p = problemOverloaded.with("The request took longer than this service gives one, and was rolled back: nothing took effect. Send it again later, with the same key.")
+		p.RetryAfter = RetryAfter(0)
 	case op.ran:
 		// What is wrong with the store now does not undo the work.
 		p = problemUnsaved.with("")

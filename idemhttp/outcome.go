@@ -47,6 +47,12 @@ type StatusPolicy struct {
 	Complete, Release, Unknown []int
 }
 
+// commits reports that the transaction of a response with that status is
+// committed: where nothing took effect a failure needs no record.
+func (p *StatusPolicy) commits(status int) bool {
+	return p.outcome(status) == OutcomeComplete && (status < 500 || slices.Contains(p.Complete, status))
+}
+
 // outcome is the table of docs/contract.md: 401, 403, 407, 408, 409, 423, 425,
 // 429 and 503 say that nothing was done, or not now; 502 and 504 are a gateway's
 // that does not know; every other final response is an outcome.

@@ -36,6 +36,7 @@ type recorder struct {
 	declared  int64 // Content-Length as declared, -1 for none
 	head      bool  // the head has been handed to w
 	gone      bool  // w takes no more
+	whole     bool  // nothing is sent before letGo
 	old       bool  // the client speaks HTTP/1.0, which knows no 1xx
 	broken    bool  // the handler wrote more than it declared
 	last      byte  // the byte held back
@@ -62,7 +63,7 @@ func (r *recorder) WriteHeader(status int) {
 		panic(fmt.Sprintf("idemhttp: invalid WriteHeader code %v", status)) // as net/http does
 	}
 	if status < 200 {
-		if status != http.StatusSwitchingProtocols && !r.old {
+		if status != http.StatusSwitchingProtocols && !r.old && !r.whole {
 			r.inform(status)
 		}
 		return
@@ -129,7 +130,11 @@ func (r *recorder) Write(p []byte) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	r.written += int64(len(p))
-	if !r.head && r.written <= holdBytes {
+	if r.whole && r.over() {
+		r.body = r.body[:0] // the work will be rolled back, and this response not given
+		return len(p), nil
+	}
+	if r.whole || !r.head && r.written <= holdBytes {
 		r.body = append(r.body, p...)
 		return len(p), nil
 	}
@@ -167,7 +172,7 @@ func (r *recorder) FlushError() error {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
-	if r.bodyless() {
+	if r.bodyless() || r.whole {
 		return nil
 	}
 	r.sendHeld(nil)
