@@ -1,0 +1,34 @@
+package pgstore
+
+import (
+	"context"
+	"time"
+)
+
+// WithGrace sets how long a row is kept once it is over.
+func (o Options) WithGrace(d time.Duration) *Options {
+	o.grace = &d
+	return &o
+}
+
+// Listening reports whether the store is told of the ends of claims.
+func (r *records) Listening() bool {
+	r.waits.mu.Lock()
+	defer r.waits.mu.Unlock()
+	return r.waits.listening
+}
+
+// Watched is how many claims are waited for.
+func (r *records) Watched() int {
+	r.waits.mu.Lock()
+	defer r.waits.mu.Unlock()
+	return len(r.waits.watches)
+}
+
+// Exec runs a statement beside the store's own.
+func (r *records) Exec(ctx context.Context, text string, args ...any) error {
+	return r.db.query(ctx, statement{text, args}, func(scanner) error { return nil })
+}
+
+// Tables are the names of the tables of records and of attempts.
+func (r *records) Tables() (records, attempts string) { return r.name.records, r.name.attempts }
