@@ -101,7 +101,7 @@ func waitStopped(pids []int) error {
 
 func waitStates(pids []int, what string, done func(state) bool) error {
 	deadline := time.Now().Add(killTimeout)
-	for pause := time.Millisecond; len(pids) > 0; pause = min(2*pause, 50*time.Millisecond) {
+	for wait := time.Millisecond; len(pids) > 0; wait = min(2*wait, 50*time.Millisecond) {
 		all, err := states()
 		if err != nil {
 			return err
@@ -118,7 +118,7 @@ func waitStates(pids []int, what string, done func(state) bool) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("processes %v %s in %v", pids, what, killTimeout)
 		}
-		time.Sleep(pause)
+		pause(context.Background(), wait)
 	}
 	return nil
 }

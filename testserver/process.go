@@ -24,6 +24,9 @@ const (
 	killTimeout     = 20 * time.Second
 )
 
+// pollPause is between two questions whether something is ready.
+const pollPause = 5 * time.Millisecond
+
 // process is a program that serves on one port, and its data.
 type process struct {
 	name  string
@@ -83,8 +86,6 @@ func (p *process) await() error {
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
 	for {
 		err := p.ask(ctx)
 		if err == nil {
@@ -93,10 +94,23 @@ func (p *process) await() error {
 		select {
 		case <-ended:
 			return fmt.Errorf("it ended; its log:\n%s", p.tail(4<<10))
-		case <-ctx.Done():
-			return fmt.Errorf("no answer in %v: %w; its log:\n%s", startTimeout, err, p.tail(4<<10))
-		case <-tick.C:
+		default:
 		}
+		if !pause(ctx, pollPause) {
+			return fmt.Errorf("no answer in %v: %w; its log:\n%s", startTimeout, err, p.tail(4<<10))
+		}
+	}
+}
+
+// pause lets d pass, and reports that the context has not ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

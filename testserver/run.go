@@ -29,6 +29,8 @@ type Program struct {
 	// Answers returns nil when the server answers on the connection, which is
 	// new and has a deadline. Nil takes an accepted connection for an answer.
 	Answers func(ctx context.Context, c net.Conn) error
+	// Port is where it listens; 0 chooses one that is free.
+	Port int
 	// Options may move the clock; its Settings mean nothing here.
 	Options *Options
 }
@@ -60,7 +62,7 @@ func start(prog Program, d startDetails) (*Server, error) {
 			return s, nil
 		}
 		taken := strings.Contains(err.Error(), "ddress already in use")
-		if errs = append(errs, err, s.Stop()); !taken {
+		if errs = append(errs, err, s.Stop()); !taken || prog.Port != 0 {
 			break
 		}
 	}
@@ -69,12 +71,17 @@ func start(prog Program, d startDetails) (*Server, error) {
 
 // prepare makes the folder of a program, which does not run yet.
 func prepare(prog Program, d startDetails) (_ *Server, err error) {
-	port, err := free.Port(d.distance...)
-	if err != nil {
-		return nil, err
+	port := prog.Port
+	if port == 0 {
+		if port, err = free.Port(d.distance...); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := everything.folder(prog.Name)
 	if err != nil {
+		return nil, err
+	}
+	if err := reachable(filepath.Dir(filepath.Dir(dir)), d.owner); err != nil {
 		return nil, err
 	}
 	defer func() {

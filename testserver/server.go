@@ -1,6 +1,7 @@
 package testserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -65,6 +66,8 @@ type Server struct {
 	external bool
 	nodes    []*Server // none for a single server
 	p        *process  // of a single server of our own
+	// ready, when there is one, asks whether several servers work together.
+	ready func(ctx context.Context) error
 }
 
 // external returns the server that the variable names, or nil.
@@ -117,13 +120,25 @@ func (s *Server) Nodes() []*Server {
 	return s.nodes
 }
 
+// leaves returns the single servers, those of servers inside included.
+func (s *Server) leaves() []*Server {
+	if len(s.nodes) == 0 {
+		return []*Server{s}
+	}
+	var all []*Server
+	for _, n := range s.nodes {
+		all = append(all, n.leaves()...)
+	}
+	return all
+}
+
 // each calls do for each single server.
 func (s *Server) each(what string, do func(*process) error) error {
 	if s.external {
 		return fmt.Errorf("%w: %s %s", ErrExternal, what, s.name)
 	}
 	var errs []error
-	for _, n := range s.Nodes() {
+	for _, n := range s.leaves() {
 		if err := do(n.p); err != nil {
 			errs = append(errs, fmt.Errorf("testserver: %s %s: %w", what, n.name, err))
 		}
@@ -149,7 +164,7 @@ func (s *Server) Start() error {
 	}
 	var begun []*process
 	var errs []error
-	for _, n := range s.Nodes() {
+	for _, n := range s.leaves() {
 		switch err := n.p.begin(); {
 		case err == nil:
 			started++
@@ -163,6 +178,9 @@ func (s *Server) Start() error {
 		if err := p.await(); err != nil {
 			errs = append(errs, fmt.Errorf("testserver: starting %s: %w", s.name, err))
 		}
+	}
+	if s.ready != nil && len(errs) == 0 {
+		errs = append(errs, until(s.name+" is ready", s.ready))
 	}
 	if started == 0 && len(errs) == 0 {
 		return fmt.Errorf("%w: %s", ErrRunning, s.name)
@@ -197,7 +215,7 @@ func (s *Server) SetClock(offset time.Duration) error {
 // have said.
 func (s *Server) Log() string {
 	var b strings.Builder
-	for _, n := range s.Nodes() {
+	for _, n := range s.leaves() {
 		if n.p == nil {
 			continue
 		}
