@@ -70,6 +70,10 @@ type Server struct {
 	ready func(ctx context.Context) error
 }
 
+// External returns the server that a variable of the environment names, or nil
+// where it is not set.
+func External(name, variable string) *Server { return external(name, variable, nil) }
+
 // external returns the server that the variable names, or nil.
 func external(name, variable string, o *Options) *Server {
 	dsn := os.Getenv(variable)
@@ -179,13 +183,22 @@ func (s *Server) Start() error {
 			errs = append(errs, fmt.Errorf("testserver: starting %s: %w", s.name, err))
 		}
 	}
-	if s.ready != nil && len(errs) == 0 {
-		errs = append(errs, until(s.name+" is ready", s.ready))
+	if len(errs) == 0 {
+		errs = append(errs, s.Await())
 	}
 	if started == 0 && len(errs) == 0 {
 		return fmt.Errorf("%w: %s", ErrRunning, s.name)
 	}
 	return errors.Join(errs...)
+}
+
+// Await waits until servers that belong together are ready, as Start does. A
+// single server has answered when it has started.
+func (s *Server) Await() error {
+	if s.ready == nil {
+		return nil
+	}
+	return until(s.name+" is ready", s.ready)
 }
 
 // Pause stops all processes of the server where they are (SIGSTOP): connections
