@@ -1,0 +1,5 @@
+//go:build !linux
+
+package sqlitestore
+
+func hostTicks() ticks { return ownTicks() }
