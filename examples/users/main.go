@@ -39,9 +39,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("users", flag.ContinueOnError)
 	flags.SetOutput(out)
 	addr := flags.String("addr", "127.0.0.1:8081", "`address` to listen on")
-	file := flags.String("db", "users.db", "SQLite `file` with the users")
+	file := flags.String("db", "users.db", "SQLite `file` with the users, or a postgres:// URL")
 	delay := flags.Duration("delay", 0, "how long POST takes after it has written its user")
-	dsn := flags.String("idem", "", "idem's store (memory: or file:`DIR`); without it, nothing is protected")
+	dsn := flags.String("idem", "", "idem's store: memory:, file:`DIR`, or tx for records in the users' own database; without it, nothing is protected")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
 
-	h, closeIdem, err := protect(newHandler(t, *delay), *dsn)
+	h, closeIdem, err := protect(ctx, newHandler(t, *delay), t, *dsn)
 	if err != nil {
 		return err
 	}

@@ -14,11 +14,17 @@ import (
 // service starts the service on a socket, behind idem where dsn names a store.
 func service(t *testing.T, dsn string, delay time.Duration) *client {
 	t.Helper()
-	tab, err := openTable(t.Context(), filepath.Join(t.TempDir(), "users 100%?.db"))
+	return serviceOn(t, filepath.Join(t.TempDir(), "users 100%?.db"), dsn, delay)
+}
+
+// serviceOn is service with users in a database that is given.
+func serviceOn(t *testing.T, db, dsn string, delay time.Duration) *client {
+	t.Helper()
+	tab, err := openTable(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, closeIdem, err := protect(newHandler(tab, delay), dsn)
+	h, closeIdem, err := protect(t.Context(), newHandler(tab, delay), tab, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
