@@ -22,7 +22,8 @@ type usersFront struct {
 }
 
 // The cases of examples/users' README, as a reader plays them: the service alone,
-// behind the proxy, and with the middleware in it, each as processes.
+// behind the proxy, with the middleware in it, and with its records in its own
+// database, each as processes.
 func TestUsersReadme(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "users")
@@ -47,6 +48,9 @@ func TestUsersReadme(t *testing.T) {
 		{"with the middleware", func(t *testing.T, args ...string) usersFront {
 			store := "file:" + filepath.Join(t.TempDir(), "idem")
 			return usersFront{t, start(t, append(args, "--idem", store)...), true}
+		}},
+		{"in one transaction", func(t *testing.T, args ...string) usersFront {
+			return usersFront{t, start(t, append(args, "--idem", "tx")...), true}
 		}},
 	} {
 		t.Run(front.name, func(t *testing.T) {
