@@ -55,7 +55,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	}
 	want := info.Config
 	s.must(&want)
-	if len(s.wrong(&info.Config)) == 0 {
+	if len(s.wrong(&info.Config)) == 0 && s.notifies(&info.Config) {
 		return nil
 	}
 	if _, err := s.js.UpdateStream(ctx, want); err != nil {
@@ -114,6 +114,12 @@ func (s *Store) ours(c *jetstream.StreamConfig) error {
 		return fmt.Errorf("natsstore: the bucket %s was not made by idem: name another one, and make it with `idem store migrate`", s.opts.Bucket)
 	}
 	return fmt.Errorf("natsstore: the bucket %s is of another version of idem: use that version or a newer one", s.opts.Bucket)
+}
+
+// notifies reports that the server tells of what is stored.
+func (s *Store) notifies(c *jetstream.StreamConfig) bool {
+	r := c.RePublish
+	return r != nil && r.Source == s.subjectPrefix+"r.>" && r.Destination == notifyPrefix(s.opts.Bucket)+"r.>"
 }
 
 // setting is one of a bucket's that is not as it must be.

@@ -76,7 +76,9 @@ func (s *Store) findings(info *jetstream.StreamInfo) []driver.Finding {
 	if c.Sealed {
 		add(driver.SeverityError, "sealed", "true", "nothing can be written.", "Name another bucket and run `idem store migrate`.")
 	}
-	if r := c.RePublish; r == nil || r.Destination != notifyPrefix(s.opts.Bucket)+"r.>" {
+	if s.notifies(c) {
+		good("republish", "set")
+	} else {
 		add(driver.SeverityWarning, "republish", "not set", "whoever waits learns of an end by asking now and then only.", "Run `idem store migrate`.")
 	}
 	s.addReplicas(info, add)

@@ -2,6 +2,7 @@ package natsstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/idem-go/idem/driver"
@@ -23,11 +24,17 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 		granted = next != nil
 		return next, err
 	})
+	if errors.Is(err, errNoRoom) {
+		err = fmt.Errorf("%w: %w", driver.ErrFull, err)
+	}
 	if err != nil {
 		return driver.ClaimReply{}, err
 	}
 	return driver.ClaimReply{Granted: granted, Record: c.rec.view(req.Key, c.now.server)}, nil
 }
+
+// errNearlyFull leaves room for the claims that stand to go on to their ends.
+var errNearlyFull = fmt.Errorf("%w: nine tenths of the bucket are used: raise its max_bytes", errNoRoom)
 
 // grant returns the record of a claim that is granted over what is there, or nil
 // when it is not.
@@ -56,7 +63,7 @@ func (s *Store) grant(c *current, req *driver.ClaimRequest) (*record, error) {
 		}
 	}
 	if s.full.Load() {
-		return nil, fmt.Errorf("%w: natsstore: the bucket is nearly full: raise its max_bytes", driver.ErrFull)
+		return nil, errNearlyFull
 	}
 	return begin(c, req), nil
 }

@@ -71,3 +71,6 @@ func (s *Store) Watches() int {
 
 // Chunks is how many parts of the bucket the sweeper remembers.
 func (s *Store) Chunks() int { return len(s.sweeper.chunks) }
+
+// Supported is supported.
+func Supported(version string) bool { return supported(version) }

@@ -293,11 +293,16 @@ func (s *Store) Ping(ctx context.Context) error {
 		return err
 	}
 	if s.noticeRoom(info); s.full.Load() {
-		return fmt.Errorf("%w: natsstore: the bucket is nearly full: raise its max_bytes", driver.ErrFull)
+		return fmt.Errorf("%w: %w", driver.ErrFull, errNearlyFull)
 	}
 	for try := 0; ; try++ {
 		_, err := s.publish(bounded, &nats.Msg{Subject: s.putPrefix + s.subjectPrefix + "ping"})
-		if err == nil || !errors.Is(err, errSilent) && !errors.Is(err, errNobody) {
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errNoRoom):
+			return fmt.Errorf("%w: %w", driver.ErrFull, err)
+		case !errors.Is(err, errSilent) && !errors.Is(err, errNobody):
 			return s.outcome(ctx, err)
 		}
 		if s.pause(bounded, try) != nil {

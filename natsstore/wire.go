@@ -11,8 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/idem-go/idem/driver"
 )
 
 // attempt is how long one message to the server waits for its answer. A server
@@ -27,6 +25,8 @@ var (
 	errConflict = errors.New("natsstore: another write came first")
 	// errSilent: no answer came, so nobody knows what became of the request.
 	errSilent = errors.New("natsstore: the server did not answer: is it reachable, and has the bucket a leader? (nats stream info)")
+	// errNoRoom: the server refuses to store more.
+	errNoRoom = errors.New("natsstore: no room")
 	// errNothing: nothing is stored under a subject.
 	errNothing = errors.New("natsstore: nothing there")
 )
@@ -240,7 +240,7 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 	case ack.Error.ErrCode == codeWrongLast || ack.Error.ErrCode == codeWrongLastUnsaid:
 		return 0, errConflict
 	case ack.Error.full():
-		return 0, fmt.Errorf("%w: natsstore: %w: raise the bucket's max_bytes, or give the server more disk", driver.ErrFull, ack.Error)
+		return 0, fmt.Errorf("%w: %w: raise the bucket's max_bytes, or give the server more disk", errNoRoom, ack.Error)
 	case ack.Error.transient():
 		return 0, errSilent
 	}
