@@ -307,6 +307,7 @@ func txRules[Tx any]() []txRule[Tx] {
 				}
 				second <- reply
 			}()
+			stillWaits(e.TB, second)
 			first.letGo()
 			if reply := <-second; reply.Ran || reply.Record.State != driver.StateCompleted || string(reply.Record.Result.Body) != "body" {
 				e.Errorf("who waited is given ran %v and %s", reply.Ran, show(reply.Record))
@@ -324,6 +325,7 @@ func txRules[Tx any]() []txRule[Tx] {
 				}
 				second <- reply
 			}()
+			stillWaits(e.TB, second)
 			first.letGo()
 			if reply := <-second; !reply.Ran {
 				e.Errorf("who waited did not run: %s", show(reply.Record))
@@ -534,6 +536,16 @@ func txRules[Tx any]() []txRule[Tx] {
 		}},
 	}
 	return append(rules, completeTxRules[Tx]()...)
+}
+
+// stillWaits gives a call a while in which it must not return.
+func stillWaits(t testing.TB, c <-chan driver.TxReply) {
+	t.Helper()
+	select {
+	case reply := <-c:
+		t.Fatalf("DoTx did not wait for another's open transaction; it returned ran %v and %s", reply.Ran, show(reply.Record))
+	case <-time.After(100 * time.Millisecond):
+	}
 }
 
 // held is a transaction whose work waits.
