@@ -1,0 +1,238 @@
+package mysqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/idem-go/idem/driver"
+	"github.com/idem-go/idem/drivertest"
+	"github.com/idem-go/idem/mysqlstore"
+	"github.com/idem-go/idem/testserver"
+)
+
+func TestMain(m *testing.M) {
+	drivertest.ServeChild(func(arg string) (driver.Store, func(), error) {
+		mode, rest, _ := strings.Cut(arg, "|")
+		prefix, dsn, _ := strings.Cut(rest, "|")
+		o := small(mysqlstore.Options{Prefix: prefix})
+		if mode == "plain" {
+			o = o.Plain()
+		}
+		s, err := mysqlstore.Open(context.Background(), dsn, &o)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s, func() { _ = s.Close() }, nil
+	})
+	code := m.Run()
+	for _, b := range beds {
+		_ = b.db.Close()
+	}
+	if err := testserver.StopAll(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// small is what tests set, besides what each is about.
+func small(o mysqlstore.Options) mysqlstore.Options {
+	if o.MaxResult == 0 {
+		o.MaxResult = 10_000
+	}
+	if o.SweepEvery == 0 {
+		o.SweepEvery = -1
+	}
+	if o.PollEvery == 0 {
+		o.PollEvery = 5 * time.Millisecond
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+var (
+	shared = sync.OnceValues(func() (*testserver.Server, error) { return testserver.MariaDB(nil) })
+	mysql8 = sync.OnceValues(func() (*testserver.Server, error) { return testserver.MySQL(nil) })
+
+	bedsMu   sync.Mutex
+	beds     = map[*testserver.Server]*bed{}
+	prefixes atomic.Int64
+)
+
+// bed is a server that tests share, with tables of its own for each of them.
+type bed struct {
+	server *testserver.Server
+	db     *sql.DB
+	// spare are the prefixes of tables that a test has left empty.
+	spare []string
+}
+
+// bedOf returns the bed of a server, nil where it is missing.
+func bedOf(t testing.TB, name string, start func() (*testserver.Server, error)) *bed {
+	t.Helper()
+	server, err := start()
+	if !testserver.Need(t, name, err) {
+		return nil
+	}
+	bedsMu.Lock()
+	defer bedsMu.Unlock()
+	if b := beds[server]; b != nil {
+		return b
+	}
+	db, err := mysqlstore.Connect(context.Background(), server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{server: server, db: db}
+	beds[server] = b
+	return b
+}
+
+// mariadb is the bed that most tests use.
+func mariadb(t testing.TB) *bed {
+	t.Helper()
+	return bedOf(t, "mariadb", shared)
+}
+
+// tables returns the prefix of empty tables, which go back when the test has
+// ended.
+func (b *bed) tables(t testing.TB) string {
+	t.Helper()
+	bedsMu.Lock()
+	defer bedsMu.Unlock()
+	ctx := context.Background()
+	var prefix string
+	if n := len(b.spare); n > 0 {
+		prefix, b.spare = b.spare[n-1], b.spare[:n-1]
+	} else {
+		prefix = fmt.Sprint("t", os.Getpid(), "_", prefixes.Add(1), "_")
+		if err := mysqlstore.Migrate(ctx, b.db, &mysqlstore.Options{Prefix: prefix}); err != nil {
+			t.Fatal(err)
+		}
+		b.exec(t, "CREATE TABLE "+prefix+"effects (n BIGINT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(255), KEY name (name)) ENGINE=InnoDB")
+	}
+	t.Cleanup(func() {
+		for _, table := range []string{"records", "attempts", "effects"} {
+			b.exec(t, "DELETE FROM "+prefix+table)
+		}
+		bedsMu.Lock()
+		defer bedsMu.Unlock()
+		b.spare = append(b.spare, prefix)
+	})
+	return prefix
+}
+
+func (b *bed) exec(t testing.TB, text string, args ...any) {
+	t.Helper()
+	if _, err := b.db.ExecContext(context.Background(), text, args...); err != nil {
+		t.Errorf("%s: %v", text, err)
+	}
+}
+
+// one is a store of a test, and the prefix of its tables.
+type one struct {
+	*mysqlstore.Store
+	bed    *bed
+	prefix string
+	opts   mysqlstore.Options
+}
+
+// open returns a store with tables of its own.
+func (b *bed) open(t testing.TB, o mysqlstore.Options) *one {
+	t.Helper()
+	o.Prefix = b.tables(t)
+	return b.reopen(t, o)
+}
+
+func (b *bed) reopen(t testing.TB, o mysqlstore.Options) *one {
+	t.Helper()
+	o = small(o)
+	s, err := mysqlstore.New(context.Background(), b.db, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return &one{Store: s, bed: b, prefix: o.Prefix, opts: o}
+}
+
+func storeOf(s driver.Store) *one { return s.(*one) }
+
+// effects counts committed rows of a name.
+func (s *one) effects(t testing.TB, name string) int {
+	t.Helper()
+	var n int
+	if err := s.bed.db.QueryRowContext(context.Background(), "SELECT COUNT(*) FROM "+s.prefix+"effects WHERE name = ?", name).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// harness is how the suites handle a store; each options value is a way of
+// opening one.
+func (b *bed) harness(with mysqlstore.Options) drivertest.Harness {
+	return drivertest.Harness{
+		New: func(t testing.TB) driver.Store { return b.open(t, with) },
+		Advance: func(t testing.TB, s driver.Store, d time.Duration) {
+			if err := storeOf(s).Pass(context.Background(), d); err != nil {
+				t.Fatalf("letting time pass: %v", err)
+			}
+		},
+		Slack: 20 * time.Second,
+		Reopen: func(t testing.TB, s driver.Store) driver.Store {
+			before := storeOf(s)
+			if err := before.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+			return b.reopen(t, before.opts)
+		},
+		NewBounded: func(t testing.TB, maxUnknown int) driver.Store {
+			o := with
+			o.MaxUnknown = maxUnknown
+			return b.open(t, o)
+		},
+	}
+}
+
+func (b *bed) txHarness(with mysqlstore.Options) drivertest.TxHarness[*sql.Tx] {
+	h := drivertest.TxHarness[*sql.Tx]{Harness: b.harness(with)}
+	// One rule at a time has a store: the effects are in its table.
+	var prefix string
+	fresh := h.New
+	h.New = func(t testing.TB) driver.Store {
+		s := storeOf(fresh(t))
+		prefix = s.prefix
+		return s
+	}
+	h.Effect = func(ctx context.Context, tx *sql.Tx, name string) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO "+prefix+"effects (name) VALUES (?)", name)
+		return err
+	}
+	h.Effects = func(t testing.TB, s driver.Store, name string) int { return storeOf(s).effects(t, name) }
+	h.Begin = func(t testing.TB, s driver.Store) (*sql.Tx, func() error, func()) {
+		tx, err := b.db.BeginTx(context.Background(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tx, tx.Commit, func() { _ = tx.Rollback() }
+	}
+	h.Conflict = func() error {
+		return &mysql.MySQLError{Number: 1213, Message: "Deadlock found when trying to get lock"}
+	}
+	return h
+}

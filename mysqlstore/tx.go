@@ -1,0 +1,451 @@
+package mysqlstore
+
+import (
+	"context"
+	"database/sql"
+	sqldriver "database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/idem-go/idem/driver"
+)
+
+const (
+	// txConflicts is how often a transaction is run again because of others.
+	txConflicts = 10
+	// claimConflicts is how often a claim in a transaction is made again because
+	// of others who want the same key.
+	claimConflicts = 100
+	// txLease is the lease of a claim that nobody sees before its end, unless work
+	// makes a statement that commits by itself, such as CREATE TABLE.
+	txLease = 15 * time.Minute
+	// commitPatience is how long a commit that may be under way is waited for.
+	commitPatience = 10 * time.Second
+	// endPatience is how long the end of a transaction is waited for when its
+	// context has ended.
+	endPatience = 2 * time.Second
+)
+
+// DoTx is described at [driver.TxStore]. It costs two statements more than work's
+// transaction alone, and a third, with a commit of its own, where attempts are
+// counted; on MySQL, which bounds the wait for others only by a variable of the
+// connection, two more. Work may use the store, for other keys, while the
+// pool has more connections than there are calls of DoTx.
+//
+// Work must return the error of a statement that failed: after a deadlock the
+// server has rolled back the whole transaction, and what work goes on to write
+// is committed at once and by itself. Statements that commit by themselves
+// (CREATE TABLE and its like) are not to be made in it.
+func (s *Store) DoTx(ctx context.Context, req driver.TxRequest, work driver.TxWork[*sql.Tx]) (driver.TxReply, error) {
+	if err := s.enter(ctx); err != nil {
+		return driver.TxReply{}, err
+	}
+	if err := req.Check(); err != nil {
+		return driver.TxReply{}, err
+	}
+	if req.CountAttempts && s.counting != nil {
+		if cap(s.counting) == 0 {
+			return driver.TxReply{}, errors.New("mysqlstore: to count attempts takes a second connection, and the pool has one; raise its limit")
+		}
+		// Who holds one connection and waits for another must not be everybody.
+		select {
+		case s.counting <- struct{}{}:
+			defer func() { <-s.counting }()
+		case <-s.closing:
+			return driver.TxReply{}, driver.ErrClosed
+		case <-ctx.Done():
+			return driver.TxReply{}, ctx.Err()
+		}
+	}
+	d := &doing{store: s, req: req, work: work, deadline: time.Now().Add(req.Wait)}
+	reply, err := d.run(ctx)
+	if err != nil {
+		return driver.TxReply{}, err
+	}
+	return reply, nil
+}
+
+// doing is one call of DoTx.
+type doing struct {
+	store *Store
+	req   driver.TxRequest
+	work  driver.TxWork[*sql.Tx]
+	// deadline is until when another's open transaction is waited for.
+	deadline time.Time
+	// attempts is how often work was begun, counted outside; 0 before it was.
+	attempts int
+	// unanswered is the run whose commit got no answer; nil for none.
+	unanswered *txRun
+
+	// How often what has failed.
+	claims, conflicts, lost int
+}
+
+// txRun is one run of a transaction.
+type txRun struct {
+	nonce  driver.Nonce
+	token  int64
+	record driver.Record
+	// cause is why the commit got no answer.
+	cause error
+}
+
+// phase is how far a run has come.
+type phase uint8
+
+const (
+	claiming phase = iota
+	working
+	completing
+	committing
+)
+
+func (d *doing) run(ctx context.Context) (driver.TxReply, error) {
+	s := d.store
+	for n := 0; ; n++ {
+		reply, at, err := d.once(ctx)
+		if err == nil {
+			return reply, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return reply, d.silent(ctx.Err())
+		case at == working && !isConflict(err):
+			return reply, err
+		case isContract(err):
+			return reply, err
+		case at == committing && !isConflict(err):
+			// Whether it took effect is asked for by claiming anew.
+			d.deadline = time.Now().Add(max(commitPatience, d.req.Wait))
+			if d.lost++; d.lost > lostTries {
+				return reply, d.silent(err)
+			}
+		case at == claiming && (numberOf(err) == errLockWaitTimeout || numberOf(err) == errNoWait):
+			if !time.Now().Before(d.deadline) {
+				if d.unanswered != nil {
+					return reply, d.silent(err)
+				}
+				return d.held(), nil
+			}
+			n = min(n, 4)
+		case at == claiming && isConflict(err):
+			if d.claims++; d.claims > claimConflicts {
+				return reply, d.silent(explained(err))
+			}
+		case isConflict(err):
+			if d.conflicts++; d.conflicts > txConflicts {
+				if at == working {
+					return reply, err
+				}
+				return reply, explained(err)
+			}
+		case isLost(err):
+			if d.lost++; d.lost > lostTries {
+				return reply, d.silent(explained(err))
+			}
+		default:
+			return reply, d.silent(explained(err))
+		}
+		if err := s.pause(ctx, n); err != nil {
+			return reply, d.silent(err)
+		}
+	}
+}
+
+// silent adds to an error that a commit before it got no answer.
+func (d *doing) silent(err error) error {
+	if d.unanswered == nil {
+		return err
+	}
+	return fmt.Errorf("mysqlstore: the commit was not answered (%w), and whether it took effect cannot be asked: %w", d.unanswered.cause, err)
+}
+
+// held is the reply while another's transaction on the key is open.
+func (d *doing) held() driver.TxReply {
+	return driver.TxReply{Record: driver.Record{Key: d.req.Key, State: driver.StateInFlight, Left: time.Second}}
+}
+
+// once runs the transaction once. The phase says where it failed.
+func (d *doing) once(ctx context.Context) (reply driver.TxReply, at phase, err error) {
+	s := d.store
+	run := &txRun{nonce: driver.NewNonce()}
+	claim := driver.ClaimRequest{
+		Key: d.req.Key, Scope: d.req.Scope, ID: d.req.ID, Fingerprint: d.req.Fingerprint, Nonce: run.nonce,
+		Lease: txLease, Tombstone: d.req.Retention, Retry: d.req.Retry,
+	}
+	open, a, err := s.claimTx(ctx, &claim, time.Until(d.deadline))
+	if open != nil {
+		// On every way out, a panic of work included.
+		defer open.rollback(ctx)
+	}
+	if err != nil {
+		return reply, claiming, err
+	}
+	if !a.granted {
+		if u := d.unanswered; u != nil && a.record.kind == completed && a.record.token == u.token && string(a.record.ended) == string(u.nonce[:]) {
+			s.waiters.ended(d.req.Key, uint64(u.token)+1)
+			return driver.TxReply{Ran: true, Record: u.record}, claiming, nil
+		}
+		return driver.TxReply{Record: a.record.view(d.req.Key)}, claiming, nil
+	}
+	d.unanswered = nil
+	run.token = a.record.token
+	run.record = a.record.view(d.req.Key)
+	run.record.Left, run.record.Age = txLease, 0
+	text, args := s.tables.complete, []any(nil)
+	if d.req.CountAttempts {
+		if d.attempts == 0 {
+			counted, err := s.countAttempt(ctx, d.req.Key, d.req.Retention)
+			if err != nil {
+				return reply, completing, err
+			}
+			d.attempts = counted
+		}
+		run.record.Attempt += d.attempts - 1
+		text, args = s.tables.completeCounted, []any{run.record.Attempt}
+	}
+	c, err := d.work(ctx, open.tx, run.record)
+	if err != nil {
+		return reply, working, err
+	}
+	if err := c.Check(s.maxResult); err != nil {
+		return reply, completing, err
+	}
+	ref := driver.Ref{Key: d.req.Key, Token: uint64(run.token)}
+	done, _, err := s.complete(ctx, open.tx, text, append(args, completeArgs(ref, &c)...))
+	if err == nil && !done {
+		err = errors.New("mysqlstore: the claim is no longer part of the transaction: work has ended the transaction, or went on after a deadlock")
+		return reply, working, err
+	}
+	if err == nil && d.req.CountAttempts {
+		_, err = open.tx.ExecContext(ctx, s.tables.uncount, d.req.Key[:])
+	}
+	if err != nil {
+		return reply, completing, err
+	}
+	run.record.State, run.record.Dropped = driver.StateCompleted, c.Dropped
+	run.record.Left = c.Retention
+	if err := open.commit(ctx); err != nil {
+		if ctx.Err() != nil && (errors.Is(err, sql.ErrTxDone) || errors.Is(err, ctx.Err())) {
+			return reply, completing, err // the commit was not begun
+		}
+		if errors.Is(err, sql.ErrTxDone) {
+			return reply, working, errors.New("mysqlstore: work has ended the transaction, which is not work's to end")
+		}
+		if !isConflict(err) {
+			run.cause = err
+			d.unanswered = run
+		}
+		return reply, committing, err
+	}
+	s.waiters.ended(d.req.Key, uint64(run.token)+1)
+	return driver.TxReply{Ran: true, Record: run.record}, committing, nil
+}
+
+// openTx is a transaction that a store has begun.
+type openTx struct {
+	store *Store
+	tx    *sql.Tx
+	// conn is the transaction's connection, where it has to be given back.
+	conn *sql.Conn
+	over bool
+}
+
+// claimTx begins a transaction and claims in it. Another transaction that holds
+// the key is waited for at most wait, and at most a second: who waits for longer
+// asks again. The transaction is nil, or to be ended by the caller, with an error
+// too.
+func (s *Store) claimTx(ctx context.Context, req *driver.ClaimRequest, wait time.Duration) (*openTx, answer, error) {
+	v := variant{retry: req.Retry, wait: 0}
+	if wait >= time.Second {
+		v.wait = longestWait
+	}
+	// To prepare a statement takes a connection, which must not be a second one.
+	for _, text := range []string{s.tables.claims[v], s.tables.lookup, s.tables.complete, s.tables.completeCounted, s.tables.count} {
+		if _, err := s.stmts.get(ctx, text); err != nil {
+			return nil, answer{}, err
+		}
+	}
+	o := &openTx{store: s}
+	var err error
+	if s.tables.returning {
+		o.tx, err = s.db.BeginTx(ctx, nil)
+		if err != nil {
+			return nil, answer{}, err
+		}
+		a, err := s.claim(ctx, o.tx, v, req)
+		return o, a, err
+	}
+	return s.claimTxBySession(ctx, o, v, req)
+}
+
+// claimTxBySession is claimTx on a server that bounds the wait of a statement
+// only by a variable of the connection, which is set back before work begins.
+func (s *Store) claimTxBySession(ctx context.Context, o *openTx, v variant, req *driver.ClaimRequest) (*openTx, answer, error) {
+	var err error
+	if o.conn, err = s.db.Conn(ctx); err != nil {
+		return nil, answer{}, err
+	}
+	fail := func(err error) (*openTx, answer, error) {
+		o.discard()
+		return nil, answer{}, err
+	}
+	if v.wait == 0 {
+		// The least that the variable takes is a second.
+		rows, err := o.conn.QueryContext(ctx, `SELECT 1 FROM `+s.tables.records+` WHERE hash = `+hexList([]driver.Key{req.Key})+` FOR UPDATE NOWAIT`)
+		if err == nil {
+			err = rows.Close()
+		}
+		if err != nil {
+			_ = o.conn.Close()
+			return nil, answer{}, err
+		}
+	}
+	if _, err := o.conn.ExecContext(ctx, `SET @idem_wait = @@innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = 1`); err != nil {
+		return fail(err)
+	}
+	if o.tx, err = o.conn.BeginTx(ctx, nil); err != nil {
+		return fail(err)
+	}
+	a, err := s.claim(ctx, o.tx, v, req)
+	if _, e := o.tx.ExecContext(ctx, `SET SESSION innodb_lock_wait_timeout = @idem_wait`); e != nil {
+		_ = o.tx.Rollback()
+		return fail(errors.Join(err, e))
+	}
+	return o, a, err
+}
+
+// discard gives the connection up.
+func (o *openTx) discard() {
+	if o.conn != nil {
+		_ = o.conn.Raw(func(any) error { return sqldriver.ErrBadConn })
+		_ = o.conn.Close()
+	}
+}
+
+// commit commits, and does nothing more at a rollback.
+func (o *openTx) commit(ctx context.Context) error { return o.end(ctx, o.tx.Commit) }
+
+// rollback rolls back, unless the transaction has ended.
+func (o *openTx) rollback(ctx context.Context) {
+	if !o.over {
+		_ = o.end(ctx, o.tx.Rollback)
+	}
+}
+
+// end ends the transaction. It does not wait for a server that hangs for longer
+// than ctx lasts and a little: the connection then is given back when the server
+// has answered.
+func (o *openTx) end(ctx context.Context, how func() error) error {
+	o.over = true
+	ended := make(chan error, 1)
+	o.store.start(func() {
+		err := how()
+		if o.conn != nil {
+			_ = o.conn.Close()
+		}
+		ended <- err
+	})
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(endPatience)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return errSilent
+	}
+}
+
+// errSilent says that the end of a transaction got no answer.
+var errSilent = errors.New("mysqlstore: the server does not answer")
+
+// countAttempt counts an attempt, on a connection of its own, and returns how
+// many there have been.
+func (s *Store) countAttempt(ctx context.Context, key driver.Key, retention time.Duration) (int, error) {
+	stmt, err := s.stmts.get(ctx, s.tables.count)
+	if err != nil {
+		return 0, err
+	}
+	res, err := stmt.ExecContext(ctx, key[:], micros(retention))
+	if err != nil {
+		return 0, err
+	}
+	n, err := res.LastInsertId()
+	return int(n), err
+}
+
+// CompleteTx is described at [driver.TxStore]. The transaction may be of another
+// pool than the store's, on the same database. With any error but that of an
+// argument the transaction has been rolled back. Whoever waits in another process, or in
+// this one, is told by polling after the commit.
+//
+// In a transaction that is isolated by snapshots (MariaDB's
+// innodb_snapshot_isolation, on by default from 11.6) a claim that was renewed
+// since the transaction's first read cannot be completed: that is an error of the
+// server's, by which the transaction is to be made again. Under READ COMMITTED,
+// or when the completion comes first, it does not happen.
+func (s *Store) CompleteTx(ctx context.Context, tx *sql.Tx, ref driver.Ref, c driver.Completion) (late bool, err error) {
+	if err := s.enter(ctx); err != nil {
+		return false, err
+	}
+	if err := c.Check(s.maxResult); err != nil {
+		return false, err
+	}
+	late, err = s.completeTx(ctx, tx, ref, &c)
+	if err == nil {
+		return late, nil
+	}
+	// After a deadlock the server has rolled back already, and a commit would
+	// succeed, with nothing to commit.
+	rolledBack := tx.Rollback()
+	switch {
+	case isContract(err):
+		return false, err
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case rolledBack != nil && !errors.Is(rolledBack, sql.ErrTxDone) && !isLost(rolledBack):
+		err = errors.Join(err, rolledBack)
+	}
+	return false, explained(err)
+}
+
+func (s *Store) completeTx(ctx context.Context, tx *sql.Tx, ref driver.Ref, c *driver.Completion) (late bool, err error) {
+	for range 2 {
+		res, err := tx.ExecContext(ctx, s.tables.complete, completeArgs(ref, c)...)
+		if err != nil {
+			return false, err
+		}
+		done, late, err := completion(res)
+		if err != nil || done {
+			return late, err
+		}
+		// As others have committed it, whatever the transaction has seen before.
+		var found row
+		err = found.scan(tx.QueryRowContext(ctx, s.tables.lookup+` FOR UPDATE`, ref.Key[:]))
+		if errors.Is(err, sql.ErrNoRows) {
+			return false, driver.ErrLost
+		}
+		if err != nil {
+			return false, err
+		}
+		r, err := found.settle(ref.Key)
+		if err != nil {
+			return false, err
+		}
+		switch {
+		case r.kind == absent, r.token != tokenOf(ref.Token), r.kind == releasedByOwner:
+			return false, driver.ErrLost
+		case r.kind == completed || r.kind == forgotten:
+			return false, driver.ErrCompleted
+		}
+		// It could have been completed: it has changed between the statements, and
+		// is held now.
+	}
+	return false, driver.ErrLost
+}
