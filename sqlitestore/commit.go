@@ -218,10 +218,8 @@ func (s *Store) fault(ctx context.Context, err error) error {
 
 // enterGate waits until nobody else of this store writes.
 func (s *Store) enterGate(ctx context.Context) error {
-	select {
-	case s.gate <- struct{}{}:
+	if s.tryGate() {
 		return nil
-	default:
 	}
 	select {
 	case s.gate <- struct{}{}:
@@ -230,6 +228,16 @@ func (s *Store) enterGate(ctx context.Context) error {
 		return ctx.Err()
 	case <-s.life.Done():
 		return driver.ErrClosed
+	}
+}
+
+// tryGate is enterGate where that takes no waiting.
+func (s *Store) tryGate() bool {
+	select {
+	case s.gate <- struct{}{}:
+		return true
+	default:
+		return false
 	}
 }
 

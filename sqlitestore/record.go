@@ -98,13 +98,8 @@ type record struct {
 	// size is the bytes of the result.
 	size   int
 	result driver.Result
-	// fresh says that the result has not been written yet.
-	fresh bool
-
-	// stored is the size of the result that has a row under the token it had
-	// when the record was read; 0 for none.
-	stored      int
-	storedToken uint64
+	// moved says that the row has become much smaller, and is better written anew.
+	moved bool
 }
 
 // view is the record as a caller sees it, its result apart.
@@ -142,7 +137,8 @@ func (r *record) full(now int64) driver.Record {
 // the record's name with it.
 func (r *record) strip() {
 	r.fingerprint = driver.Fingerprint{}
-	r.size, r.result, r.fresh = 0, driver.Result{}, false
+	r.moved = r.moved || r.size > 0
+	r.size, r.result = 0, driver.Result{}
 	r.dropped = false
 	r.lease, r.tombstone = 0, 0
 	if r.note == "" {
@@ -177,15 +173,14 @@ func (r *record) settle(now int64) {
 		r.forget(r.due, r.tombstone)
 	}
 	if r.kind != absent && r.due <= now {
-		*r = record{n: r.n, key: r.key, stored: r.stored, storedToken: r.storedToken}
+		*r = record{n: r.n, key: r.key}
 	}
 }
 
 // begin makes the record that of a new claim.
 func (r *record) begin(req *driver.ClaimRequest, token uint64, now int64) {
 	*r = record{
-		n: r.n, key: req.Key, stored: r.stored, storedToken: r.storedToken,
-		kind: inFlight, attempt: r.attempt + 1, token: token, nonce: req.Nonce,
+		n: r.n, key: req.Key, kind: inFlight, attempt: r.attempt + 1, token: token, nonce: req.Nonce,
 		scope: req.Scope, id: req.ID, fingerprint: req.Fingerprint,
 		since: now, tombstone: req.Tombstone,
 	}
@@ -202,7 +197,7 @@ func (r *record) end(res driver.Result, dropped, late bool, retention, tombstone
 	r.kind, r.since, r.due = completed, now, after(now, retention)
 	r.lease, r.tombstone = 0, tombstone
 	r.dropped, r.late, r.answered = dropped, late, false
-	r.result, r.size, r.fresh = res, res.Size(), true
+	r.result, r.size = res, res.Size()
 }
 
 // holds reports that a completed record has this result.
@@ -288,7 +283,6 @@ func (w *raw) decode(r *record) error {
 	r.since, r.due = w.since, w.due
 	r.lease, r.tombstone = time.Duration(w.lease), time.Duration(w.tombstone)
 	r.size = int(w.size)
-	r.stored, r.storedToken = r.size, r.token
 	copy(r.nonce[:], w.nonce)
 	if len(w.fingerprint) > 0 {
 		r.fingerprint.Rule = w.fingerprint[0]
@@ -310,8 +304,16 @@ func (r *record) values() []any {
 	return []any{
 		int64(recordVersion), int64(r.kind), r.flags(), r.attempt, int64(r.token), r.since, r.due,
 		int64(r.lease), int64(r.tombstone), int64(r.size),
-		nonce, fingerprint, blob(r.scope), blob(r.id), blob(r.note),
+		nonce, fingerprint, blob(r.scope), blob(r.id), blob(r.note), nonNil(r.result.Meta), nonNil(r.result.Body),
 	}
+}
+
+// nonNil keeps an empty part of a result from being NULL.
+func nonNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
 }
 
 // blob is a string's bytes; never nil, which would be NULL.

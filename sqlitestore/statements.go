@@ -22,7 +22,8 @@ const (
 	// Even where it changes nothing it takes the write lock, and so what is read
 	// after it is the newest, and stays so until the transaction ends.
 	sqlBegin = `UPDATE idem_meta SET writes = writes + 1, token = token + ?1, time = ?2, wall = ?3
-		WHERE id = 1 AND format = ?4 AND clock = ?5 AND base = ?6 RETURNING token`
+		WHERE id = 1 AND format = ?4 AND clock = ?5 AND base = ?6
+		RETURNING token, EXISTS (SELECT 1 FROM idem_records WHERE key = ?7)`
 
 	sqlMeta = `SELECT format, clock, base, time, wall FROM idem_meta WHERE id = 1`
 
@@ -30,19 +31,16 @@ const (
 	sqlProlong = `UPDATE idem_records SET due = CASE WHEN lease > 9223372036854775807 - ?1 THEN 9223372036854775807 ELSE ?1 + lease END
 		WHERE kind = 1 AND kind <= 3 AND due > ?2 AND version = 1`
 
-	sqlLoad = `SELECT m.format, m.clock, m.base, x.meta, x.body, COLUMNS FROM idem_meta m
+	sqlLoad = `SELECT m.format, m.clock, m.base, r.meta, r.body, COLUMNS FROM idem_meta m
 		LEFT JOIN idem_records r ON r.key = ?1
-		LEFT JOIN idem_results x ON r.kind = 4 AND x.token = r.token
 		WHERE m.id = 1`
 
 	sqlInsert = `INSERT INTO idem_records (key, version, kind, flags, attempt, token, since, due, lease, tombstone, size,
-		nonce, fingerprint, scope, id, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		nonce, fingerprint, scope, id, note, meta, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlUpdate = `UPDATE idem_records SET version = ?2, kind = ?3, flags = ?4, attempt = ?5, token = ?6, since = ?7, due = ?8,
-		lease = ?9, tombstone = ?10, size = ?11, nonce = ?12, fingerprint = ?13, scope = ?14, id = ?15, note = ?16
+		lease = ?9, tombstone = ?10, size = ?11, nonce = ?12, fingerprint = ?13, scope = ?14, id = ?15, note = ?16, meta = ?17, body = ?18
 		WHERE key = ?1`
-	sqlRemove     = `DELETE FROM idem_records WHERE key = ?`
-	sqlPutResult  = `INSERT INTO idem_results (token, meta, body) VALUES (?, ?, ?)`
-	sqlDropResult = `DELETE FROM idem_results WHERE token = ?`
+	sqlRemove = `DELETE FROM idem_records WHERE key = ?`
 
 	// The unknowns, and of those in flight how many of the leases have ended.
 	sqlRoom = `SELECT unknown, (SELECT count(*) FROM (SELECT 1 FROM idem_records
@@ -90,7 +88,6 @@ func (st *statements) prepare(ctx context.Context, db *sql.DB, set *settings) (e
 		{&st.begin, sqlBegin}, {&st.meta, sqlMeta}, {&st.restart, sqlRestart}, {&st.prolong, sqlProlong},
 		{&st.load, strings.Replace(sqlLoad, "COLUMNS", loadColumns(), 1)},
 		{&st.insert, sqlInsert}, {&st.update, sqlUpdate}, {&st.remove, sqlRemove},
-		{&st.putResult, sqlPutResult}, {&st.dropResult, sqlDropResult},
 		{&st.room, sqlRoom}, {&st.notice, sqlNotice},
 		{&st.overdue, strings.Replace(sqlOverdue, "COLUMNS", columns, 1)},
 		{&st.overdueOpen, strings.Replace(sqlOverdueOpen, "COLUMNS", columns, 1)},
@@ -110,7 +107,7 @@ func (st *statements) prepare(ctx context.Context, db *sql.DB, set *settings) (e
 func (st *statements) close() error {
 	var errs []error
 	for _, s := range []*sql.Stmt{
-		st.begin, st.meta, st.restart, st.prolong, st.load, st.insert, st.update, st.remove, st.putResult, st.dropResult,
+		st.begin, st.meta, st.restart, st.prolong, st.load, st.insert, st.update, st.remove,
 		st.room, st.notice, st.overdue, st.overdueOpen, st.counts, st.lapsed, st.late, st.oldest,
 		st.writes, st.watched, st.list, st.listOpen,
 	} {

@@ -58,8 +58,6 @@ type run struct {
 	until time.Time
 	// attempt is what has been counted outside of the transaction, 0 for nothing.
 	attempt int64
-	// expired says that the transaction did not begin in time.
-	expired bool
 	// worked says that work has been called.
 	worked bool
 	// unsure is what was committed when nobody knows whether that took effect; it
@@ -70,20 +68,28 @@ type run struct {
 func (r *run) do(ctx context.Context) (driver.TxReply, error) {
 	defer r.uncount()
 	for try := 1; ; try++ {
-		rec, now, err := r.s.read(ctx, r.req.Key)
-		if err != nil {
-			return driver.TxReply{}, err
+		// Where nobody writes, the transaction itself finds out what there is. Otherwise
+		// it is looked at first: what is known is answered without waiting.
+		reply, err := driver.TxReply{}, errExpired
+		if try == 1 && r.s.tryGate() {
+			reply, err = r.once(ctx, min(r.req.Wait, grace), true)
 		}
-		if rec.judge(&r.claim) != granted {
-			return driver.TxReply{Record: rec.full(now)}, nil
+		if errors.Is(err, errExpired) {
+			rec, now, rerr := r.s.read(ctx, r.req.Key)
+			if rerr != nil {
+				return driver.TxReply{}, rerr
+			}
+			if rec.judge(&r.claim) != granted {
+				return driver.TxReply{Record: rec.full(now)}, nil
+			}
+			r.s.set.gap("tx")
+			reply, err = r.once(ctx, max(0, time.Until(r.until)), false)
 		}
-		r.s.set.gap("tx")
-		reply, err := r.once(ctx)
 		var w *workError
 		switch {
 		case err == nil:
 			return reply, nil
-		case r.expired:
+		case errors.Is(err, errExpired):
 			return r.waiting(ctx)
 		case r.unsure.Token != 0:
 			return r.look(ctx, err)
@@ -126,16 +132,24 @@ func (r *run) waiting(ctx context.Context) (driver.TxReply, error) {
 	return driver.TxReply{Record: v}, nil
 }
 
-// once makes one transaction. Only within it is anybody else of this store kept
-// from writing.
-func (r *run) once(ctx context.Context) (reply driver.TxReply, err error) {
+// once makes one transaction, and waits no longer than that for others to end
+// theirs: errExpired. Only within it is anybody else of this store kept from writing;
+// held says that this has been arranged.
+func (r *run) once(ctx context.Context, wait time.Duration, held bool) (reply driver.TxReply, err error) {
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	patience := time.AfterFunc(max(0, time.Until(r.until))+grace, func() { cancel(errExpired) })
+	patience := time.AfterFunc(wait+grace, func() { cancel(errExpired) })
 	defer patience.Stop()
-	defer func() { r.expired = errors.Is(err, errExpired) || errors.Is(context.Cause(ctx), errExpired) }()
-	if err := r.s.enterGate(ctx); err != nil {
-		return reply, err
+	defer func() {
+		if err != nil && outer.Err() == nil && errors.Is(context.Cause(ctx), errExpired) {
+			err = errExpired
+		}
+	}()
+	if !held {
+		if err := r.s.enterGate(ctx); err != nil {
+			return reply, err
+		}
 	}
 	defer r.s.leaveGate()
 	if r.req.CountAttempts && r.attempt == 0 {
@@ -153,16 +167,18 @@ func (r *run) once(ctx context.Context) (reply driver.TxReply, err error) {
 		return reply, failed(err)
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after a commit; undoes a panic's
-	u, err := r.s.begin(ctx, tx, 1)
+	u, there, err := r.s.beginAt(ctx, tx, 1, r.req.Key)
 	if err != nil {
 		return reply, err
 	}
 	if !patience.Stop() {
 		return reply, errExpired
 	}
-	rec, err := u.load(ctx, r.req.Key)
-	if err != nil {
-		return reply, err
+	rec := &record{key: r.req.Key}
+	if there {
+		if rec, err = u.load(ctx, r.req.Key); err != nil {
+			return reply, err
+		}
 	}
 	if rec.judge(&r.claim) != granted {
 		return driver.TxReply{Record: rec.full(u.now)}, nil

@@ -69,23 +69,29 @@ func (s *Store) write(ctx context.Context, tokens int, f func(ctx context.Contex
 // begin makes a unit of a transaction: it takes the write lock, and sets aside so
 // many tokens.
 func (s *Store) begin(ctx context.Context, tx *sql.Tx, tokens int) (*unit, error) {
+	u, _, err := s.beginAt(ctx, tx, tokens, driver.Key{})
+	return u, err
+}
+
+// beginAt is begin, which says besides whether a key has a row.
+func (s *Store) beginAt(ctx context.Context, tx *sql.Tx, tokens int, key driver.Key) (u *unit, there bool, err error) {
 	src := s.set.sources
 	for try := 0; ; try++ {
 		base := s.base.Load()
 		var token int64
 		err := tx.StmtContext(ctx, s.stmts.begin).QueryRowContext(ctx,
-			tokens, base+src.ticks.now(), src.wall(), schemaFormat, src.ticks.id, base).Scan(&token)
+			tokens, base+src.ticks.now(), src.wall(), schemaFormat, src.ticks.id, base, key[:]).Scan(&token, &there)
 		if errors.Is(err, sql.ErrNoRows) && try == 0 {
 			if err := s.restart(ctx, tx); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			continue
 		}
 		if err != nil {
-			return nil, failed(err)
+			return nil, false, failed(err)
 		}
 		// Only now: the wait for the lock was no part of a lease.
-		return &unit{s: s, tx: tx, now: s.now(), token: uint64(token) - uint64(tokens)}, nil
+		return &unit{s: s, tx: tx, now: s.now(), token: uint64(token) - uint64(tokens)}, there, nil
 	}
 }
 
@@ -166,16 +172,6 @@ func scan(row *sql.Row, key driver.Key) (*record, meta, error) {
 // save writes a record as it is now; an absent one has no row.
 func (u *unit) save(ctx context.Context, r *record) error {
 	st := &u.s.stmts
-	if r.stored > 0 && (r.fresh || r.size == 0 || r.token != r.storedToken) {
-		if err := u.exec(ctx, st.dropResult, int64(r.storedToken)); err != nil {
-			return err
-		}
-	}
-	if r.fresh && r.size > 0 {
-		if err := u.exec(ctx, st.putResult, int64(r.token), nonNil(r.result.Meta), nonNil(r.result.Body)); err != nil {
-			return err
-		}
-	}
 	switch {
 	case r.kind == absent && r.n == 0:
 		return nil
@@ -184,18 +180,16 @@ func (u *unit) save(ctx context.Context, r *record) error {
 	case r.n == 0:
 		return u.exec(ctx, st.insert, append([]any{r.key[:]}, r.values()...)...)
 	}
+	if r.moved {
+		if err := u.exec(ctx, st.remove, r.key[:]); err != nil {
+			return err
+		}
+		return u.exec(ctx, st.insert, append([]any{r.key[:]}, r.values()...)...)
+	}
 	return u.exec(ctx, st.update, append([]any{r.key[:]}, r.values()...)...)
 }
 
 func (u *unit) exec(ctx context.Context, st *sql.Stmt, args ...any) error {
 	_, err := u.tx.StmtContext(ctx, st).ExecContext(ctx, args...)
 	return failed(err)
-}
-
-// nonNil keeps an empty part of a result from being NULL.
-func nonNil(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
 }

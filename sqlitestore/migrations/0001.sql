@@ -29,19 +29,16 @@ CREATE TABLE idem_records (
 	due         INTEGER NOT NULL,
 	lease       INTEGER NOT NULL,
 	tombstone   INTEGER NOT NULL,
-	size        INTEGER NOT NULL, -- the bytes of the result; with 0 it has no row
+	size        INTEGER NOT NULL, -- the bytes of meta and body together
 	nonce       BLOB    NOT NULL,
 	fingerprint BLOB    NOT NULL,
 	scope       BLOB    NOT NULL,
 	id          BLOB    NOT NULL,
-	note        BLOB    NOT NULL
-) STRICT;
-
--- Results are apart: a tombstone leaves no hole of the size of its result.
-CREATE TABLE idem_results (
-	token INTEGER PRIMARY KEY,
-	meta  BLOB NOT NULL,
-	body  BLOB NOT NULL
+	note        BLOB    NOT NULL,
+	-- Last, so that what is before them is read without them. A tombstone is moved
+	-- to the end of the table, and leaves no hole of the size of its result.
+	meta        BLOB    NOT NULL,
+	body        BLOB    NOT NULL
 ) STRICT;
 
 CREATE INDEX idem_open ON idem_records (kind, due, since) WHERE kind <= 3;
