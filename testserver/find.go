@@ -44,6 +44,18 @@ func faketime() (string, error) {
 	return "", fmt.Errorf("%w: libfaketime, which moves a server's clock; scripts/needs installs it", ErrMissing)
 }
 
+// plainMalloc returns the C library's own malloc as a library, or "". A Redis is
+// linked with jemalloc, which asks for the time before libfaketime can tell it, and
+// hangs; with another malloc it does not.
+func plainMalloc() string {
+	for _, pattern := range []string{"/lib/*/libc_malloc_debug.so.0", "/usr/lib/*/libc_malloc_debug.so.0", "/lib64/libc_malloc_debug.so.0"} {
+		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+			return found[0]
+		}
+	}
+	return ""
+}
+
 // NeedClock reports, as ErrMissing, that no server's clock can be moved here.
 func NeedClock() error {
 	_, err := faketime()

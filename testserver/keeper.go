@@ -52,7 +52,7 @@ for f in ended/*; do
 	[ "$p" = '*' ] && continue
 	kill -STOP "$p" 2>/dev/null || continue
 	kill -KILL $(children "$p") -"$p" 2>/dev/null
-	rm -f /dev/shm/faketime_*_"$p"
+	rm -f /dev/shm/*faketime_*_"$p"
 done
 for f in */data/postmaster.pid; do
 	[ -f "$f" ] && ipcrm -m "$(sed -n '7s/.* //p' "$f")" 2>/dev/null

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,7 +36,9 @@ type process struct {
 	env   []string
 	owner *owner
 	end   syscall.Signal // what tells it to end as it should
-	addr  string
+	// jemalloc says that the program may be linked with it.
+	jemalloc bool
+	addr     string
 	// answers returns nil when the server does, on a new connection.
 	answers func(ctx context.Context, c net.Conn) error
 	// clean removes, after the end, what the folder does not hold.
@@ -187,9 +190,13 @@ func (p *process) killRunning() error {
 // gone takes away what told the watchdog of the group.
 func (p *process) gone(leader int) {
 	_ = os.Remove(filepath.Join(filepath.Dir(p.dir), "groups", fmt.Sprint(leader))) // a wrapper that never ran has made none
-	for _, kind := range []string{"sem", "shm"} {
-		_ = os.Remove(fmt.Sprintf("/dev/shm/faketime_%s_%d", kind, leader)) // only where the clock was moved
-		_ = os.Remove(fmt.Sprintf("/dev/shm/sem.faketime_%s_%d", kind, leader))
+	// Where the clock was moved, libfaketime has left something of each process.
+	left, err := filepath.Glob(fmt.Sprintf("/dev/shm/*faketime_*_%d", leader))
+	if err != nil {
+		return
+	}
+	for _, name := range left {
+		_ = os.Remove(name) // the server may have removed it
 	}
 }
 
@@ -200,10 +207,7 @@ func (p *process) shutdown() error {
 		return nil
 	}
 	leader := p.cmd.Process.Pid
-	if _, err := p.signalAll(sigCont); err != nil {
-		return err
-	}
-	children, err := childrenOf(leader)
+	children, err := p.resumeRunning()
 	if err != nil {
 		return err
 	}
@@ -241,16 +245,22 @@ func (p *process) resume() error {
 	if !p.running() {
 		return ErrEnded
 	}
+	_, err := p.resumeRunning()
+	return err
+}
+
+// resumeRunning lets all processes go on, and returns the children. Under the mutex.
+func (p *process) resumeRunning() ([]int, error) {
 	leader := p.cmd.Process.Pid
 	children, err := childrenOf(leader)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
-	for _, pid := range append(children, -leader) {
+	for _, pid := range append(slices.Clone(children), -leader) {
 		errs = append(errs, signal(pid, sigCont))
 	}
-	return errors.Join(errs...)
+	return children, errors.Join(errs...)
 }
 
 func (p *process) stop() error {
@@ -303,6 +313,9 @@ func (p *process) moveClock(o *Options) error {
 	}
 	if err := p.setClockFile(o.ClockOffset); err != nil {
 		return err
+	}
+	if p.jemalloc {
+		lib = strings.TrimSpace(lib + " " + plainMalloc())
 	}
 	// Only the program itself is preloaded, not the shell before it.
 	p.argv = append([]string{"/usr/bin/env", "LD_PRELOAD=" + lib, "FAKETIME_TIMESTAMP_FILE=" + p.clockFile(),

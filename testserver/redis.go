@@ -22,7 +22,7 @@ func Redis(o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(prog, startDetails{})
+	return start(prog, startDetails{jemalloc: true})
 }
 
 func redisProgram(name string, defaults map[string]string, o *Options) (Program, error) {

@@ -45,6 +45,7 @@ func Run(prog Program) (*Server, error) {
 type startDetails struct {
 	owner    *owner
 	end      syscall.Signal // 0 is SIGTERM
+	jemalloc bool           // the program may be linked with it
 	clean    func(dir string)
 	distance []int // of further ports from the first
 }
@@ -103,7 +104,7 @@ func prepare(prog Program, d startDetails) (_ *Server, err error) {
 		}
 	}
 	fill := strings.NewReplacer("{dir}", dir, "{port}", number)
-	p := &process{name: prog.Name, dir: dir, owner: d.owner, end: d.end, addr: addr, answers: prog.Answers, clean: d.clean}
+	p := &process{name: prog.Name, dir: dir, owner: d.owner, end: d.end, addr: addr, answers: prog.Answers, clean: d.clean, jemalloc: d.jemalloc}
 	if p.end == 0 {
 		p.end = sigTerm
 	}

@@ -162,7 +162,6 @@ func (s *Server) Shutdown() error { return s.each("ending", (*process).shutdown)
 // and waits until it answers. It gives ErrRunning where one runs, which of several
 // that belong together is no error, and ErrEnded after Stop.
 func (s *Server) Start() error {
-	started := 0
 	if s.external {
 		return fmt.Errorf("%w: starting %s", ErrExternal, s.name)
 	}
@@ -171,12 +170,14 @@ func (s *Server) Start() error {
 	for _, n := range s.leaves() {
 		switch err := n.p.begin(); {
 		case err == nil:
-			started++
 			begun = append(begun, n.p)
 		case errors.Is(err, ErrRunning) && len(s.nodes) > 0:
 		default:
 			errs = append(errs, fmt.Errorf("testserver: starting %s: %w", n.name, err))
 		}
+	}
+	if len(begun) == 0 && len(errs) == 0 {
+		return fmt.Errorf("%w: %s", ErrRunning, s.name)
 	}
 	for _, p := range begun {
 		if err := p.await(); err != nil {
@@ -185,9 +186,6 @@ func (s *Server) Start() error {
 	}
 	if len(errs) == 0 {
 		errs = append(errs, s.Await())
-	}
-	if started == 0 && len(errs) == 0 {
-		return fmt.Errorf("%w: %s", ErrRunning, s.name)
 	}
 	return errors.Join(errs...)
 }
