@@ -40,7 +40,7 @@ func spoils() []spoiled {
 // A bucket that would lose records, that is missing, or that is another's is
 // refused in one sentence, and Check says why; what Migrate can mend, it mends.
 func TestTrap64ABucketThatIsNotAsItMustBe(t *testing.T) {
-	nc := connect(t, shared.ClientURL())
+	nc := connect(t, shared.DSN())
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +100,7 @@ func TestTrap64ABucketThatIsNotAsItMustBe(t *testing.T) {
 // finding is what Check finds of a subject; zero if it finds nothing.
 func finding(t *testing.T, o *natsstore.Options, subject string) driver.Finding {
 	t.Helper()
-	all, err := natsstore.Check(t.Context(), connect(t, shared.ClientURL()), o)
+	all, err := natsstore.Check(t.Context(), connect(t, shared.DSN()), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestMigrateTwice(t *testing.T) {
 	o := &natsstore.Options{Bucket: freshBucket(), SweepEvery: -1}
 	var wg sync.WaitGroup
 	for range 8 {
-		nc := connect(t, shared.ClientURL())
+		nc := connect(t, shared.DSN())
 		wg.Go(func() {
 			if err := natsstore.Migrate(context.Background(), nc, o); err != nil {
 				t.Error(err)
@@ -130,12 +130,12 @@ func TestMigrateTwice(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s := opened(t, shared.ClientURL()+"/"+o.Bucket, o)
+	s := opened(t, shared.DSN()+"/"+o.Bucket, o)
 	req := request("k")
 	complete(t, s, grant(t, s, req), completion(req, "r"))
 	more := *o
 	more.MaxBytes = 1 << 20
-	if err := natsstore.Migrate(t.Context(), connect(t, shared.ClientURL()), &more); err != nil {
+	if err := natsstore.Migrate(t.Context(), connect(t, shared.DSN()), &more); err != nil {
 		t.Fatal(err)
 	}
 	stateOf(t, s, req.Key, driver.StateCompleted)
@@ -145,7 +145,7 @@ func TestMigrateTwice(t *testing.T) {
 // has said it; one server is a warning, in the log too.
 func TestTrap51WhatTheServerMayForget(t *testing.T) {
 	o := &natsstore.Options{Bucket: freshBucket(), SweepEvery: -1}
-	nc := connect(t, shared.ClientURL())
+	nc := connect(t, shared.DSN())
 	if err := natsstore.Migrate(t.Context(), nc, o); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestACluster(t *testing.T) {
 	if c == nil {
 		return
 	}
-	_, dsn := migrated(t, c.dsn, "?replicas=3")
+	_, dsn := migrated(t, one(c.Server), "?replicas=3")
 	o, err := natsstore.OptionsOf(dsn, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestACluster(t *testing.T) {
 	if s := opened(t, dsn, nil); !s.Describe().Durable {
 		t.Error("with three replicas it is durable")
 	}
-	_, single := migrated(t, c.dsn, "")
+	_, single := migrated(t, one(c.Server), "")
 	if s := opened(t, single, nil); s.Describe().Durable {
 		t.Error("with one replica it is not durable")
 	}

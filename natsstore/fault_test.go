@@ -15,12 +15,12 @@ import (
 	"github.com/idem-go/idem/driver"
 	"github.com/idem-go/idem/drivertest"
 	"github.com/idem-go/idem/natsstore"
-	"github.com/idem-go/idem/testserver"
 	"github.com/idem-go/idem/testserver/cut"
+	"github.com/idem-go/idem/testserver/nats"
 )
 
 // throughCut is a store whose connection a test can cut.
-func throughCut(t *testing.T, s *testserver.Server, o *natsstore.Options) (store *natsstore.Store, p *cut.Proxy, direct *natsstore.Store, bucket string) {
+func throughCut(t *testing.T, s *nats.Server, o *natsstore.Options) (store *natsstore.Store, p *cut.Proxy, direct *natsstore.Store, bucket string) {
 	t.Helper()
 	bucket, dsn := migrated(t, one(s), "")
 	p, err := cut.Listen(s.Addr())
@@ -73,7 +73,7 @@ func steps() []step {
 // answer, at each step: the call succeeds, once, and its caller notices nothing.
 func TestTrap56TheConnectionIsCutAtEachStep(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -114,7 +114,7 @@ func TestTrap56TheConnectionIsCutAtEachStep(t *testing.T) {
 // afterwards, was lost is recognised as the same when it is repeated.
 func TestTrap10TheClaimsAnswerIsLost(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -155,7 +155,7 @@ func TestTrap10TheClaimsAnswerIsLost(t *testing.T) {
 // given up, and nobody would know of the claim.
 func TestTrap9NothingIsSentLate(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -187,7 +187,7 @@ func TestTrap9NothingIsSentLate(t *testing.T) {
 // limit, which is no context's error.
 func TestTrap9AServerThatHangs(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -240,7 +240,7 @@ func TestTrap9AServerThatHangs(t *testing.T) {
 // the kernel: what was acknowledged is there, and tokens go on.
 func TestTrap7TheServerIsKilledBetweenSteps(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -299,7 +299,7 @@ func TestTrap7TheServerIsKilledBetweenSteps(t *testing.T) {
 // when it goes on.
 func TestTrap43TheOwnerIsStoppedPastItsLease(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -436,7 +436,7 @@ func load(t *testing.T, dsn string, shake func()) {
 
 func TestTrap8TheServerIsKilledUnderLoad(t *testing.T) {
 	t.Parallel()
-	srv := startNode(t, node{Name: "alone"})
+	srv := alone(t)
 	if srv == nil {
 		return
 	}
@@ -458,7 +458,7 @@ func TestTrap8TheLeaderIsKilledUnderLoad(t *testing.T) {
 	if c == nil {
 		return
 	}
-	bucket, dsn := migrated(t, c.dsn, "?replicas=3")
+	bucket, dsn := migrated(t, one(c.Server), "?replicas=3")
 	nc := connect(t, dsn)
 	load(t, dsn, func() {
 		for i := range 3 {
@@ -485,12 +485,12 @@ func TestTrap8TheLeaderIsKilledUnderLoad(t *testing.T) {
 }
 
 // other waits until another server leads the bucket than the one that is away.
-func (c *cluster) other(t testing.TB, away *testserver.Server, bucket string) {
+func (c *cluster) other(t testing.TB, away *nats.Server, bucket string) {
 	t.Helper()
-	for _, n := range c.nodes {
-		if n != away {
+	for _, n := range c.Nodes() {
+		if n.Addr() != away.Addr() {
 			nc := connect(t, n.DSN()+"/"+bucket+"?discover=false")
-			eventually(t, "another server leads", func(context.Context) bool { return c.leader(t, nc, bucket) != away })
+			eventually(t, "another server leads", func(context.Context) bool { return c.leader(t, nc, bucket).Addr() != away.Addr() })
 			return
 		}
 	}

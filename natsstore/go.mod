@@ -6,6 +6,7 @@ require (
 	github.com/idem-go/idem v0.1.0
 	github.com/idem-go/idem/drivertest/linearize v0.1.0
 	github.com/idem-go/idem/testserver v0.1.0
+	github.com/idem-go/idem/testserver/nats v0.1.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 )

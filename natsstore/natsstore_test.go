@@ -2,47 +2,39 @@ package natsstore_test
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/idem-go/idem/driver"
 	"github.com/idem-go/idem/drivertest"
 	"github.com/idem-go/idem/drivertest/linearize"
 	"github.com/idem-go/idem/natsstore"
-	"github.com/idem-go/idem/testserver"
+	"github.com/idem-go/idem/testserver/nats"
 )
 
-var shared *server.Server
+var shared *nats.Server
 
 func TestMain(m *testing.M) {
-	serveNode()
+	nats.ServeChild()
 	drivertest.ServeChild(openChild)
-	dir, err := os.MkdirTemp("", "natsstore")
-	if err != nil {
+	flag.Parse()
+	var err error
+	if shared, err = nats.Start(nil); err != nil {
 		panic(err)
-	}
-	shared, err = server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
-	if err != nil {
-		panic(err)
-	}
-	shared.Start()
-	if !shared.ReadyForConnections(10 * time.Second) {
-		panic("no server")
 	}
 	code := m.Run()
-	if err := testserver.StopAll(); err != nil {
+	if err := nats.StopAll(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	shared.Shutdown()
-	shared.WaitForShutdown()
-	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
@@ -59,12 +51,12 @@ var buckets atomic.Int64
 // bed is a store in a bucket of its own, with a clock that a test moves.
 type bed struct {
 	*natsstore.Store
-	nc    *nats.Conn
+	nc    *natsgo.Conn
 	opts  natsstore.Options
 	shift *atomic.Int64
 }
 
-func connect(t testing.TB, dsn string) *nats.Conn {
+func connect(t testing.TB, dsn string) *natsgo.Conn {
 	t.Helper()
 	nc, err := natsstore.Connect(t.Context(), dsn)
 	if err != nil {
@@ -79,10 +71,22 @@ func freshBucket() string { return fmt.Sprint("test-", os.Getpid(), "-", buckets
 func newBed(t testing.TB, o natsstore.Options) *bed {
 	t.Helper()
 	o.Bucket = freshBucket()
-	b := &bed{nc: connect(t, shared.ClientURL()), opts: o, shift: new(atomic.Int64)}
+	b := &bed{nc: connect(t, shared.DSN()), opts: o, shift: new(atomic.Int64)}
 	if err := natsstore.Migrate(t.Context(), b.nc, &b.opts); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		js, err := jetstream.New(b.nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A server that was given by its DSN keeps nothing of the tests.
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := js.DeleteStream(ctx, "KV_"+o.Bucket); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Error(err)
+		}
+	})
 	b.open(t)
 	return b
 }

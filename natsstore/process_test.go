@@ -33,7 +33,7 @@ func rounds(n int) *linearize.Options {
 
 func TestLinearizableAcrossProcesses(t *testing.T) {
 	t.Parallel()
-	s := startNode(t, node{Name: "alone"})
+	s := alone(t)
 	if s == nil {
 		return
 	}
@@ -46,7 +46,7 @@ func TestLinearizableOnAClusterAcrossProcesses(t *testing.T) {
 	if c == nil {
 		return
 	}
-	linearize.Run(t, spread(3, c.dsn, "?replicas=3"), rounds(100))
+	linearize.Run(t, spread(3, one(c.Server), "?replicas=3"), rounds(100))
 }
 
 // 64 callers in 8 processes want one key: one is granted it, and all see the same.
@@ -56,7 +56,7 @@ func TestTrap1ManyProcessesOneKey(t *testing.T) {
 	if c == nil {
 		return
 	}
-	_, dsn := migrated(t, c.dsn, "?replicas=3")
+	_, dsn := migrated(t, one(c.Server), "?replicas=3")
 	s := drivertest.Processes(t, 8, dsn)
 	for round := range 10 {
 		req := request(fmt.Sprint(round))

@@ -2,87 +2,27 @@ package natsstore_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
-	"os"
-	"os/signal"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/idem-go/idem/natsstore"
 	"github.com/idem-go/idem/testserver"
+	"github.com/idem-go/idem/testserver/nats"
 )
 
-// serverVariable makes this binary a NATS server; its value is a node in JSON.
-const serverVariable = "IDEM_NATSSTORE_SERVER"
-
-// node is one server of those that the tests start as processes.
-type node struct {
-	Name, Dir, Port string
-	ClusterPort     int
-	Routes          []string
-	MaxPayload      int
-}
-
-// serveNode is the server's life in its process.
-func serveNode() {
-	v, ok := os.LookupEnv(serverVariable)
-	if !ok {
-		return
-	}
-	var n node
-	if err := json.Unmarshal([]byte(v), &n); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	port, _ := strconv.Atoi(n.Port)
-	o := &server.Options{
-		ServerName: n.Name, Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: n.Dir, NoSigs: true,
-		MaxPayload: int32(n.MaxPayload),
-	}
-	if n.ClusterPort != 0 {
-		o.Cluster = server.ClusterOpts{Name: "idem", Host: "127.0.0.1", Port: n.ClusterPort}
-		o.Routes = server.RoutesFromStr(strings.Join(n.Routes, ","))
-	}
-	s, err := server.NewServer(o)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	s.ConfigureLogger()
-	s.Start()
-	end := make(chan os.Signal, 1)
-	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	<-end
-	s.Shutdown()
-	s.WaitForShutdown()
-	os.Exit(0)
-}
-
-// startNode starts a server as a process of its own.
-func startNode(t testing.TB, n node) *testserver.Server {
+// alone starts a server as a process of its own, which a test may kill.
+func alone(t testing.TB) *nats.Server {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.Dir, n.Port = "DIR", "PORT"
-	b, err := json.Marshal(n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := strings.NewReplacer("DIR", "{dir}", "PORT", "{port}").Replace(string(b))
-	s, err := testserver.Run(testserver.Program{
-		Name: "nats", DSN: "nats://127.0.0.1:{port}", Args: []string{exe}, Env: []string{serverVariable + "=" + config},
-	})
+	s, err := nats.StartProcess(&nats.Options{Settings: map[string]string{"server_name": "alone"}})
+	return started(t, s, err)
+}
+
+func started(t testing.TB, s *nats.Server, err error) *nats.Server {
+	t.Helper()
 	if !testserver.Need(t, "nats", err) {
 		return nil
 	}
@@ -99,61 +39,33 @@ func startNode(t testing.TB, n node) *testserver.Server {
 }
 
 // cluster is three servers, each a process.
-type cluster struct {
-	nodes []*testserver.Server
-	names []string
-}
+type cluster struct{ *nats.Server }
 
 func startCluster(t testing.TB) *cluster {
 	t.Helper()
-	c := &cluster{}
-	var ports []int
-	var routes []string
-	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
-		ports, routes = append(ports, port), append(routes, fmt.Sprint("nats://127.0.0.1:", port))
-		l.Close()
+	s, err := nats.Cluster(nil)
+	if s = started(t, s, err); s == nil {
+		return nil
 	}
-	for i := range 3 {
-		name := fmt.Sprint("node", i)
-		s := startNode(t, node{Name: name, ClusterPort: ports[i], Routes: routes})
-		if s == nil {
-			return nil
-		}
-		c.nodes, c.names = append(c.nodes, s), append(c.names, name)
-	}
-	return c
-}
-
-func (c *cluster) dsn(bucket, query string) string {
-	var hosts []string
-	for _, n := range c.nodes {
-		hosts = append(hosts, n.Addr())
-	}
-	return "nats://" + strings.Join(hosts, ",") + "/" + bucket + query
+	return &cluster{s}
 }
 
 // leader returns the server that leads a bucket.
-func (c *cluster) leader(t testing.TB, nc *nats.Conn, bucket string) *testserver.Server {
+func (c *cluster) leader(t testing.TB, nc *natsgo.Conn, bucket string) *nats.Server {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found *testserver.Server
+	var found *nats.Server
 	eventually(t, "the bucket has a leader", func(ctx context.Context) bool {
 		st, err := js.Stream(ctx, "KV_"+bucket)
 		if err != nil || st.CachedInfo().Cluster == nil {
 			return false
 		}
-		for i, name := range c.names {
-			if name == st.CachedInfo().Cluster.Leader {
-				found = c.nodes[i]
+		for i, n := range c.Nodes() {
+			if fmt.Sprint("n", i+1) == st.CachedInfo().Cluster.Leader {
+				found = n
 			}
 		}
 		return found != nil
@@ -205,7 +117,7 @@ func migrated(t testing.TB, dsn func(bucket, query string) string, query string)
 }
 
 // one is the DSN of a bucket on a single server.
-func one(s *testserver.Server) func(bucket, query string) string {
+func one(s *nats.Server) func(bucket, query string) string {
 	return func(bucket, query string) string { return s.DSN() + "/" + bucket + query }
 }
 

@@ -128,8 +128,8 @@ func TestStoresSweepInTurn(t *testing.T) {
 	b := newBed(t, quiet())
 	o := b.opts
 	o.SweepEvery = 40 * time.Millisecond
-	first := opened(t, shared.ClientURL()+"/"+o.Bucket, &o)
-	second := opened(t, shared.ClientURL()+"/"+o.Bucket, &o)
+	first := opened(t, shared.DSN()+"/"+o.Bucket, &o)
+	second := opened(t, shared.DSN()+"/"+o.Bucket, &o)
 	vanish := func(id string) {
 		t.Helper()
 		req := request(id)

@@ -42,7 +42,7 @@ func TestWaitersAreToldByTheServer(t *testing.T) {
 	b := newBed(t, quiet())
 	o := b.opts
 	o.PollEvery = time.Hour
-	other := opened(t, shared.ClientURL()+"/"+b.opts.Bucket, &o)
+	other := opened(t, shared.DSN()+"/"+b.opts.Bucket, &o)
 	ends := map[string]func(req driver.ClaimRequest, ref driver.Ref) error{
 		"complete": func(req driver.ClaimRequest, ref driver.Ref) error {
 			_, err := b.Complete(t.Context(), ref, completion(req, "r"))
@@ -100,7 +100,7 @@ func TestTrap65NothingIsHeard(t *testing.T) {
 	}
 	o := b.opts
 	o.PollEvery = 50 * time.Millisecond
-	other := opened(t, shared.ClientURL()+"/"+b.opts.Bucket, &o)
+	other := opened(t, shared.DSN()+"/"+b.opts.Bucket, &o)
 	req := request("k")
 	ref := grant(t, b, req)
 	ended := waits(t.Context(), other, ref, 1)
@@ -120,7 +120,7 @@ func TestAWaiterTrustsNoOlderLook(t *testing.T) {
 	b := newBed(t, quiet())
 	o := b.opts
 	o.PollEvery = time.Hour
-	other := opened(t, shared.ClientURL()+"/"+b.opts.Bucket, &o)
+	other := opened(t, shared.DSN()+"/"+b.opts.Bucket, &o)
 	first := grant(t, b, request("k"))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
