@@ -9,8 +9,8 @@ import (
 )
 
 // Claim is described at [driver.Store]. A claim that is granted is one
-// statement; so is a refusal, with the record's result, where the server is
-// MariaDB. While a transaction of DoTx or CompleteTx holds the key, Claim waits
+// statement where nothing was known of its key; so is a refusal, with the record's
+// result, where the server is MariaDB. While a transaction of DoTx or CompleteTx holds the key, Claim waits
 // for its end as long as ctx lasts.
 func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.ClaimReply, error) {
 	if err := s.enter(ctx); err != nil {
@@ -24,7 +24,7 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 		if err := s.room(ctx, &req); err != nil {
 			return err
 		}
-		a, err := s.claim(ctx, s.db, variant{retry: req.Retry, waited: req.Waited != 0, wait: -1}, &req)
+		a, err := s.claim(ctx, s.db, unbounded, &req)
 		if err != nil {
 			return err
 		}
@@ -68,86 +68,143 @@ func (s *Store) prepared(ctx context.Context, on handle, text string) (*sql.Stmt
 	return stmt, nil
 }
 
-// claim asks for a claim, once.
-func (s *Store) claim(ctx context.Context, on handle, v variant, req *driver.ClaimRequest) (answer, error) {
-	stmt, err := s.prepared(ctx, on, s.tables.claims[v])
-	if err != nil {
-		return answer{}, err
-	}
-	if s.tables.returning {
-		var r row
-		if err := r.scan(stmt.QueryRowContext(ctx, claimArgs(v, req)...)); err != nil {
-			return answer{}, err
-		}
-		return answered(req, &r)
-	}
+// claim asks for a claim. Most end with the first statement: the key had no
+// record, or has one over which the claim is not granted.
+func (s *Store) claim(ctx context.Context, on handle, wait int, req *driver.ClaimRequest) (answer, error) {
 	for n := 0; ; n++ {
-		res, err := stmt.ExecContext(ctx, claimArgs(v, req)...)
+		token, r, err := s.insert(ctx, on, wait, req)
 		if err != nil {
 			return answer{}, err
 		}
-		id, err := res.LastInsertId()
+		if token != 0 {
+			return answer{granted: true, record: granted(req, token, 1)}, nil
+		}
+		rec, err := r.settle(req.Key)
 		if err != nil {
 			return answer{}, err
 		}
-		token, attempt, exact := grantOf(id)
-		if id != 0 && exact {
-			return answer{granted: true, record: granted(req, token, attempt)}, nil
+		v := rec.verdict(req)
+		switch v {
+		case refuse:
+			return answer{record: rec}, nil
+		case released:
+			return answer{}, driver.ErrLost
 		}
-		r, err := s.read(ctx, on, req.Key)
-		if err != nil {
-			return answer{}, err
+		if r != nil {
+			a, changed, err := s.take(ctx, on, req, v, r, &rec)
+			if err != nil || changed {
+				return a, err
+			}
 		}
-		if id != 0 && r.token == token {
-			a := answer{granted: true, record: granted(req, token, int(r.attempt))}
-			a.record.since, a.record.now, a.record.due = r.since, r.now, r.now+micros(req.Lease)
-			return a, nil
-		}
-		if a, err := answered(req, r); err != nil || !a.granted && !a.record.grantable(v, req) {
-			return a, err
-		}
-		// What was refused has changed since: it is asked for again.
+		// What was read has changed since.
 		if err := s.pause(ctx, n); err != nil {
 			return answer{}, err
 		}
 	}
 }
 
-// answered is what a row says to a claim, when it was read in the claiming
-// statement or the claim was refused before.
-func answered(req *driver.ClaimRequest, r *row) (answer, error) {
-	rec, err := r.settle(req.Key)
+// insert inserts the record of a claim, and returns its token; or 0, and the row
+// that is there, nil if it has gone meanwhile.
+func (s *Store) insert(ctx context.Context, on handle, wait int, req *driver.ClaimRequest) (token int64, r *row, err error) {
+	stmt, err := s.prepared(ctx, on, s.tables.claims[wait])
 	if err != nil {
-		return answer{}, err
+		return 0, nil, err
 	}
-	if rec.kind == releasedByOwner && string(rec.ended) == string(req.Nonce[:]) {
-		return answer{}, driver.ErrLost
+	if s.tables.returning {
+		var r row
+		if err := r.scan(stmt.QueryRowContext(ctx, claimArgs(req)...)); err != nil {
+			return 0, nil, err
+		}
+		// The row's own times tell an insertion from a repeat, which is never as
+		// old as its own statement.
+		if r.format == recordFormat && kind(r.kind) == inFlight && string(r.nonce) == string(req.Nonce[:]) && r.since == r.now && r.attempt == 1 {
+			return r.token, nil, nil
+		}
+		return 0, &r, nil
 	}
-	return answer{granted: rec.kind == inFlight && string(rec.nonce) == string(req.Nonce[:]), record: rec}, nil
+	res, err := stmt.ExecContext(ctx, claimArgs(req)...)
+	if err != nil {
+		return 0, nil, err
+	}
+	if token, err = res.LastInsertId(); err != nil || token != 0 {
+		return token, nil, err
+	}
+	r, err = s.read(ctx, on, req.Key)
+	return 0, r, err
+}
+
+// take grants a claim over a row that was read, or the claim that was granted
+// before; changed is false if the row is not as it was.
+func (s *Store) take(ctx context.Context, on handle, req *driver.ClaimRequest, v verdict, r *row, rec *record) (a answer, changed bool, err error) {
+	text, args := s.tables.again, []any{micros(req.Lease)}
+	if v == grant {
+		text, args = s.tables.take, []any{
+			rec.attempt + 1, req.Nonce[:], fingerprintBytes(req.Fingerprint), []byte(req.Scope), []byte(req.ID),
+			micros(req.Tombstone), micros(req.Lease),
+		}
+	}
+	stmt, err := s.prepared(ctx, on, text)
+	if err != nil {
+		return answer{}, false, err
+	}
+	res, err := stmt.ExecContext(ctx, append(args, r.asReadArgs(req.Key)...)...)
+	if err != nil {
+		return answer{}, false, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return answer{}, false, err
+	}
+	if v == repeat {
+		again := *rec
+		again.kind, again.due = inFlight, again.now+micros(req.Lease)
+		return answer{granted: true, record: again}, true, nil
+	}
+	token, err := res.LastInsertId()
+	return answer{granted: true, record: granted(req, token, rec.attempt+1)}, err == nil, err
+}
+
+// verdict is what becomes of a claim over a record.
+type verdict uint8
+
+const (
+	refuse verdict = iota
+	grant
+	repeat
+	// released: the claim itself was granted and released before.
+	released
+)
+
+// verdict judges a claim over a settled record.
+func (r *record) verdict(req *driver.ClaimRequest) verdict {
+	ours := string(r.nonce) == string(req.Nonce[:])
+	switch r.kind {
+	case absent, releasedByResolve:
+		return grant
+	case releasedByOwner:
+		if string(r.ended) == string(req.Nonce[:]) {
+			return released
+		}
+		if r.answered != nil && req.Waited != 0 && req.Waited <= uint64(*r.answered) {
+			return refuse
+		}
+		return grant
+	case inFlight, lapsed:
+		if ours {
+			return repeat
+		}
+	}
+	if r.kind.isUnknown() && req.Retry && string(r.fingerprint) == string(fingerprintBytes(req.Fingerprint)) {
+		return grant
+	}
+	return refuse
 }
 
 // granted is the record of a claim that has just been granted.
-func granted(req *driver.ClaimRequest, token int64, attempt int) record {
+func granted(req *driver.ClaimRequest, token int64, attempt uint32) record {
 	return record{kind: inFlight, row: row{
-		token: token, attempt: uint32(attempt), due: micros(req.Lease), nonce: req.Nonce[:],
+		token: token, attempt: attempt, due: micros(req.Lease), nonce: req.Nonce[:],
 		fingerprint: fingerprintBytes(req.Fingerprint), scope: []byte(req.Scope), id: []byte(req.ID),
 	}}
-}
-
-// grantable says of a settled record that the claiming statement would grant a
-// claim over it.
-func (r *record) grantable(v variant, req *driver.ClaimRequest) bool {
-	switch {
-	case r.kind == absent || r.kind == releasedByResolve:
-		return true
-	case r.kind == releasedByOwner:
-		return r.answered == nil || !v.waited || *r.answered < waitedOf(req)
-	case (r.kind == inFlight || r.kind == lapsed) && string(r.nonce) == string(req.Nonce[:]):
-		return true
-	case r.kind.isUnknown():
-		return v.retry && string(r.fingerprint) == string(fingerprintBytes(req.Fingerprint))
-	}
-	return false
 }
 
 // read returns the row of a key, nil where there is none.

@@ -147,8 +147,7 @@ func (s *Store) room(ctx context.Context, req *driver.ClaimRequest) error {
 	if err != nil {
 		return err
 	}
-	if r.kind.state() == driver.StateAbsent && r.grantable(variant{waited: req.Waited != 0}, req) &&
-		!(r.kind == releasedByOwner && string(r.ended) == string(req.Nonce[:])) {
+	if r.kind.state() == driver.StateAbsent && r.verdict(req) == grant {
 		return driver.ErrFull
 	}
 	return nil

@@ -3,7 +3,6 @@ package mysqlstore
 import (
 	"context"
 	"database/sql"
-	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,97 +23,59 @@ func over(now string) string {
 	return strings.ReplaceAll(`(due <= NOW AND (kind IN (2, 3, 5, 6, 7) OR kind IN (1, 4) AND due + tombstone <= NOW))`, "NOW", now)
 }
 
-// variant is a form of the claiming statement.
-type variant struct {
-	// retry grants over an unknown outcome, waited compares with a release's token.
-	retry, waited bool
-	// wait bounds how long another transaction's row is waited for, in whole
-	// seconds; less than 0 for as long as the server does.
-	wait int
-}
-
 // longestWait is the most seconds that one statement waits for another
 // transaction, where its wait is bounded.
 const longestWait = 1
 
-// claimText is the statement that grants a claim, or changes nothing.
-//
-// MySQL evaluates assignments from left to right, and what was assigned is what
-// the next ones see: the first four therefore ask whether to grant, by columns
-// that are still as they were, and with the fourth the nonce tells the others.
-// It also is the claim's own where the request is a repeat, for which the first
-// three leave everything as it is. (In MariaDB's sql_mode SIMULTANEOUS_ASSIGNMENT
-// this does not hold; New refuses it.)
-//
-// The last insert id is 0 for a claim that was refused, and otherwise says what
-// was granted: see grantOf. It is all that MySQL can answer in one statement.
-func (t *tables) claimText(v variant) string {
-	const now = `VALUES(since)`
-	grant := over(now) + ` OR kind = 7 OR (kind = 6 AND ended <> VALUES(nonce)`
-	if v.waited {
-		grant += ` AND (answered IS NULL OR answered < ?)`
-	}
-	grant += `)`
-	if v.retry {
-		grant += ` OR ((kind IN (2, 3) OR (kind = 1 AND due <= ` + now + `)) AND fingerprint = VALUES(fingerprint) AND NOT (nonce <=> VALUES(nonce)))`
-	}
-	grant = `format = 1 AND (` + grant + `)`
-	ours := `format = 1 AND nonce = VALUES(nonce)`
+// unbounded says that a statement waits as long as the server lets it.
+const unbounded = -1
 
-	var assignments []string
-	set := func(condition string, pairs ...string) {
-		for i := 0; i < len(pairs); i += 2 {
-			assignments = append(assignments, pairs[i]+` = IF(`+condition+`, `+pairs[i+1]+`, `+pairs[i]+`)`)
-		}
+// claimText is the statement that inserts the record of a key that has none, and
+// otherwise changes nothing, but has the row: nobody changes it before the end of
+// the transaction. On MariaDB it returns the row, whosever it is; on MySQL the
+// last insert id is the token of the inserted one, and 0 for none.
+//
+// Wait bounds how long another's transaction is waited for, in whole seconds, on
+// MariaDB.
+func (t *tables) claimText(wait int) string {
+	text := `INSERT INTO ` + t.records + ` (hash, format, kind, attempt, token, since, due, tombstone, nonce, fingerprint, scope, id)`
+	if !t.returning {
+		return text + ` VALUES (?, 1, 1, 1, LAST_INSERT_ID(` + clock + `), ` + clock + `, ` + clock + ` + ?, ?, ?, ?, ?, ?)` +
+			` ON DUPLICATE KEY UPDATE kind = kind + LAST_INSERT_ID(0)`
 	}
-	set(grant,
-		`attempt`, `IF(`+over(now)+`, 0, attempt) + 1`,
-		`since`, now,
-		`token`, `GREATEST(`+now+`, token + 1)`,
-		`nonce`, `VALUES(nonce)`)
-	set(ours,
-		`ended`, `NULL`, `answered`, `NULL`, `late`, `0`, `dropped`, `0`,
-		`note`, `NULL`, `meta`, `NULL`, `body`, `NULL`,
-		`fingerprint`, `VALUES(fingerprint)`, `scope`, `VALUES(scope)`, `id`, `VALUES(id)`,
-		`tombstone`, `VALUES(tombstone)`, `due`, `VALUES(due)`)
-	granted := `IF(` + ours + `, token * 512 + LEAST(attempt, 255) * 2 + (since <> ` + now + `), 0)`
-	assignments = append(assignments, `kind = IF(LAST_INSERT_ID(`+granted+`) > 0, 1, kind)`)
-
-	text := `INSERT INTO ` + t.records +
-		` (hash, format, kind, attempt, token, since, due, tombstone, nonce, fingerprint, scope, id)` +
-		` VALUES (?, 1, IF(LAST_INSERT_ID(` + clock + ` * 512 + 2) > 0, 1, 1), 1, ` + clock + `, ` + clock + `, ` + clock + ` + ?, ?, ?, ?, ?, ?)` +
-		` ON DUPLICATE KEY UPDATE ` + strings.Join(assignments, `, `)
-	if t.returning {
-		text += ` RETURNING ` + columns
-		if v.wait >= 0 {
-			text = `SET STATEMENT innodb_lock_wait_timeout = ` + strconv.Itoa(v.wait) + ` FOR ` + text
-		}
+	text += ` VALUES (?, 1, 1, 1, ` + clock + `, ` + clock + `, ` + clock + ` + ?, ?, ?, ?, ?, ?)` +
+		` ON DUPLICATE KEY UPDATE kind = kind RETURNING ` + columns
+	if wait >= 0 {
+		text = `SET STATEMENT innodb_lock_wait_timeout = ` + strconv.Itoa(wait) + ` FOR ` + text
 	}
 	return text
 }
 
 // claimArgs are the arguments of claimText.
-func claimArgs(v variant, req *driver.ClaimRequest) []any {
-	args := []any{
+func claimArgs(req *driver.ClaimRequest) []any {
+	return []any{
 		req.Key[:], micros(req.Lease), micros(req.Tombstone), req.Nonce[:], fingerprintBytes(req.Fingerprint),
 		[]byte(req.Scope), []byte(req.ID),
 	}
-	if v.waited {
-		for range 4 { // in each of the assignments that ask
-			args = append(args, waitedOf(req))
-		}
-	}
-	return args
 }
 
-// waitedOf is the token that was waited for, or the largest there is.
-func waitedOf(req *driver.ClaimRequest) int64 { return int64(min(req.Waited, math.MaxInt64)) }
+// takeText is the statement that grants a claim over a row that was read before,
+// if the row is as it was then and time has not made something else of it. The
+// last insert id is the token.
+func (t *tables) takeText() string {
+	return `UPDATE ` + t.records + ` SET token = LAST_INSERT_ID(GREATEST(` + clock + `, token + 1)), since = ` + clock + `,` +
+		` attempt = ?, nonce = ?, fingerprint = ?, scope = ?, id = ?, tombstone = ?, due = ` + clock + ` + ?, kind = 1,` +
+		` late = 0, dropped = 0, answered = NULL, ended = NULL, note = NULL, meta = NULL, body = NULL` + asRead
+}
 
-// grantOf is what the last insert id of claimText says. Exact is false where a
-// number is too large for it, or the claim is a repeat and began earlier.
-func grantOf(id int64) (token int64, attempt int, exact bool) {
-	attempt = int(id >> 1 & 255)
-	return id >> 9, attempt, attempt < 255 && id&1 == 0
+// asRead are the conditions that a row is as it was read; its token tells a claim
+// from every other, and what else changes changes one of these.
+const asRead = ` WHERE hash = ? AND format = 1 AND token = ? AND kind = ? AND due = ?` +
+	` AND (due <= ` + clock + `) = ? AND (due + tombstone <= ` + clock + `) = ?`
+
+// asReadArgs are the arguments of asRead.
+func (r *row) asReadArgs(key driver.Key) []any {
+	return []any{key[:], r.token, r.kind, r.due, r.due <= r.now, r.due+r.tombstone <= r.now}
 }
 
 // tables are the names of a store's tables, and the statements about them.
@@ -124,9 +85,11 @@ type tables struct {
 	// MariaDB.
 	returning bool
 
-	claims                                                     map[variant]string
-	lookup, renew, complete, completeCounted, release, abandon string
-	count, uncount                                             string
+	claims                            map[int]string // by wait
+	lookup, take, again               string
+	renew, complete, release, abandon string
+	completeOwn, completeCounted      string
+	count, uncount                    string
 }
 
 func newTables(prefix string, returning bool) *tables {
@@ -136,28 +99,30 @@ func newTables(prefix string, returning bool) *tables {
 	}
 	const owned = ` WHERE hash = ? AND token = ? AND format = 1`
 	const live = ` AND kind = 1 AND due > ` + clock
-	t.claims = map[variant]string{}
-	for wait := -1; wait <= longestWait; wait++ {
-		for _, retry := range []bool{false, true} {
-			for _, waited := range []bool{false, true} {
-				v := variant{retry: retry, waited: waited, wait: wait}
-				t.claims[v] = t.claimText(v)
-			}
-		}
+	t.claims = map[int]string{}
+	for wait := unbounded; wait <= longestWait; wait++ {
+		t.claims[wait] = t.claimText(wait)
 	}
+	t.take = t.takeText()
+	// A repeat of a claim finds it, and its lease begins anew.
+	t.again = `UPDATE ` + t.records + ` SET due = ` + clock + ` + ?, kind = 1` + asRead
 	t.lookup = `SELECT ` + columns + ` FROM ` + t.records + ` WHERE hash = ?`
 	t.renew = `UPDATE ` + t.records + ` SET due = ` + clock + ` + ?` + owned + live
 
-	// Each assignment is about columns that none before it has changed.
-	complete := func(attempt string) string {
-		return `UPDATE ` + t.records + ` SET` + attempt +
-			` late = LAST_INSERT_ID(IF(kind = 1 AND due > ` + clock + `, 0, 1)),` +
-			` scope = IF(kind = 7, ?, scope), id = IF(kind = 7, ?, id), fingerprint = IF(kind = 7, ?, fingerprint),` +
-			` meta = ?, body = ?, dropped = ?, tombstone = ?, ended = COALESCE(nonce, ended), nonce = NULL, answered = NULL,` +
-			` since = ` + clock + `, due = ` + clock + ` + ?, kind = 4` +
-			owned + ` AND kind IN (1, 2, 3, 7) AND NOT ` + over(clock)
+	// Each assignment is about columns that none before it has changed: MySQL
+	// evaluates them from left to right, MariaDB all at once if sql_mode says so.
+	t.complete = `UPDATE ` + t.records + ` SET late = LAST_INSERT_ID(IF(kind = 1 AND due > ` + clock + `, 0, 1)),` +
+		` scope = IF(kind = 7, ?, scope), id = IF(kind = 7, ?, id), fingerprint = IF(kind = 7, ?, fingerprint),` +
+		` meta = ?, body = ?, dropped = ?, tombstone = ?, ended = COALESCE(nonce, ended), nonce = NULL, answered = NULL,` +
+		` since = ` + clock + `, due = ` + clock + ` + ?, kind = 4` +
+		owned + ` AND kind IN (1, 2, 3, 7) AND NOT ` + over(clock)
+
+	// In a transaction of the store's own nobody else has seen the claim.
+	own := func(attempt string) string {
+		return `UPDATE ` + t.records + ` SET ` + attempt + `meta = ?, body = ?, dropped = ?, tombstone = ?, ended = nonce, nonce = NULL,` +
+			` since = ` + clock + `, due = ` + clock + ` + ?, kind = 4` + owned + ` AND kind = 1`
 	}
-	t.complete, t.completeCounted = complete(``), complete(` attempt = ?,`)
+	t.completeOwn, t.completeCounted = own(``), own(`attempt = ?, `)
 
 	// What an operator noted is kept, and then the record's name with it.
 	t.release = `UPDATE ` + t.records + ` SET attempt = attempt - ?, answered = IF(?, token, NULL), ended = nonce, nonce = NULL,` +

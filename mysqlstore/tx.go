@@ -193,7 +193,7 @@ func (d *doing) once(ctx context.Context) (reply driver.TxReply, at phase, err e
 	run.token = a.record.token
 	run.record = a.record.view(d.req.Key)
 	run.record.Left, run.record.Age = txLease, 0
-	text, args := s.tables.complete, []any(nil)
+	text, args := s.tables.completeOwn, []any(nil)
 	if d.req.CountAttempts {
 		if d.attempts == 0 {
 			counted, err := s.countAttempt(ctx, d.req.Key, d.req.Retention)
@@ -212,8 +212,9 @@ func (d *doing) once(ctx context.Context) (reply driver.TxReply, at phase, err e
 	if err := c.Check(s.maxResult); err != nil {
 		return reply, completing, err
 	}
-	ref := driver.Ref{Key: d.req.Key, Token: uint64(run.token)}
-	done, _, err := s.complete(ctx, open.tx, text, append(args, completeArgs(ref, &c)...))
+	args = append(args, bytesOrNull(c.Result.Meta), bytesOrNull(c.Result.Body), c.Dropped, micros(c.Tombstone), micros(c.Retention),
+		d.req.Key[:], run.token)
+	done, _, err := s.complete(ctx, open.tx, text, args)
 	if err == nil && !done {
 		err = errors.New("mysqlstore: the claim is no longer part of the transaction: work has ended the transaction, or went on after a deadlock")
 		return reply, working, err
@@ -257,12 +258,12 @@ type openTx struct {
 // asks again. The transaction is nil, or to be ended by the caller, with an error
 // too.
 func (s *Store) claimTx(ctx context.Context, req *driver.ClaimRequest, wait time.Duration) (*openTx, answer, error) {
-	v := variant{retry: req.Retry, wait: 0}
+	seconds := 0
 	if wait >= time.Second {
-		v.wait = longestWait
+		seconds = longestWait
 	}
 	// To prepare a statement takes a connection, which must not be a second one.
-	for _, text := range []string{s.tables.claims[v], s.tables.lookup, s.tables.complete, s.tables.completeCounted, s.tables.count} {
+	for _, text := range []string{s.tables.claims[seconds], s.tables.lookup, s.tables.take, s.tables.completeOwn, s.tables.completeCounted, s.tables.count} {
 		if _, err := s.stmts.get(ctx, text); err != nil {
 			return nil, answer{}, err
 		}
@@ -274,15 +275,15 @@ func (s *Store) claimTx(ctx context.Context, req *driver.ClaimRequest, wait time
 		if err != nil {
 			return nil, answer{}, err
 		}
-		a, err := s.claim(ctx, o.tx, v, req)
+		a, err := s.claim(ctx, o.tx, seconds, req)
 		return o, a, err
 	}
-	return s.claimTxBySession(ctx, o, v, req)
+	return s.claimTxBySession(ctx, o, seconds, req)
 }
 
 // claimTxBySession is claimTx on a server that bounds the wait of a statement
 // only by a variable of the connection, which is set back before work begins.
-func (s *Store) claimTxBySession(ctx context.Context, o *openTx, v variant, req *driver.ClaimRequest) (*openTx, answer, error) {
+func (s *Store) claimTxBySession(ctx context.Context, o *openTx, seconds int, req *driver.ClaimRequest) (*openTx, answer, error) {
 	var err error
 	if o.conn, err = s.db.Conn(ctx); err != nil {
 		return nil, answer{}, err
@@ -291,7 +292,7 @@ func (s *Store) claimTxBySession(ctx context.Context, o *openTx, v variant, req 
 		o.discard()
 		return nil, answer{}, err
 	}
-	if v.wait == 0 {
+	if seconds == 0 {
 		// The least that the variable takes is a second.
 		rows, err := o.conn.QueryContext(ctx, `SELECT 1 FROM `+s.tables.records+` WHERE hash = `+hexList([]driver.Key{req.Key})+` FOR UPDATE NOWAIT`)
 		if err == nil {
@@ -308,7 +309,7 @@ func (s *Store) claimTxBySession(ctx context.Context, o *openTx, v variant, req 
 	if o.tx, err = o.conn.BeginTx(ctx, nil); err != nil {
 		return fail(err)
 	}
-	a, err := s.claim(ctx, o.tx, v, req)
+	a, err := s.claim(ctx, o.tx, seconds, req)
 	if _, e := o.tx.ExecContext(ctx, `SET SESSION innodb_lock_wait_timeout = @idem_wait`); e != nil {
 		_ = o.tx.Rollback()
 		return fail(errors.Join(err, e))

@@ -1,0 +1,177 @@
+package mysqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/idem-go/idem/driver"
+	"github.com/idem-go/idem/drivertest"
+	"github.com/idem-go/idem/mysqlstore"
+)
+
+func BenchmarkStore(b *testing.B) {
+	bed := mariadb(b)
+	if bed == nil {
+		return
+	}
+	drivertest.RunBenchmarks(b, func(t testing.TB) driver.Store {
+		return bed.open(t, mysqlstore.Options{MaxResult: 1 << 20})
+	})
+}
+
+// What the least is that a claim and its completion could be: an insert and an
+// update by primary key, each by itself, on the same pool.
+func BenchmarkBareStatements(b *testing.B) {
+	bed := mariadb(b)
+	if bed == nil {
+		return
+	}
+	for _, callers := range []int{1, 64, 256} {
+		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
+			prefix := bed.tables(b)
+			table := prefix + "bare"
+			bed.exec(b, "CREATE TABLE IF NOT EXISTS "+table+" (hash BINARY(32) PRIMARY KEY, token BIGINT, due BIGINT, body BLOB) ENGINE=InnoDB")
+			defer bed.exec(b, "DROP TABLE "+table)
+			insert := prepare(b, bed.db, "INSERT INTO "+table+" VALUES (?, 1, 2, NULL)")
+			update := prepare(b, bed.db, "UPDATE "+table+" SET body = ? WHERE hash = ? AND token = 1")
+			body := make([]byte, 1024)
+			each(b, callers, func(ctx context.Context, n uint64) error {
+				key := driver.KeyOf("bare", fmt.Sprint(n))
+				if _, err := insert.ExecContext(ctx, key[:]); err != nil {
+					return err
+				}
+				_, err := update.ExecContext(ctx, body, key[:])
+				return err
+			})
+		})
+	}
+}
+
+func prepare(b *testing.B, db *sql.DB, text string) *sql.Stmt {
+	b.Helper()
+	stmt, err := db.PrepareContext(b.Context(), text)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = stmt.Close() })
+	return stmt
+}
+
+// each runs f b.N times from as many callers.
+func each(b *testing.B, callers int, f func(ctx context.Context, n uint64) error) {
+	b.Helper()
+	var next atomic.Uint64
+	var failed atomic.Pointer[error]
+	ctx := b.Context()
+	b.ResetTimer()
+	var end sync.WaitGroup
+	for range callers {
+		end.Go(func() {
+			for failed.Load() == nil {
+				n := next.Add(1) - 1
+				if n >= uint64(b.N) {
+					return
+				}
+				if err := f(ctx, n); err != nil {
+					failed.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	end.Wait()
+	b.StopTimer()
+	if err := failed.Load(); err != nil {
+		b.Fatal(*err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
+}
+
+// business is what an order may write: three rows in two tables, one of them read
+// first.
+type business struct{ read, insert, update string }
+
+func newBusiness(b *testing.B, bed *bed, prefix string) *business {
+	b.Helper()
+	bed.exec(b, "CREATE TABLE IF NOT EXISTS "+prefix+"accounts (id INT PRIMARY KEY, balance BIGINT) ENGINE=InnoDB")
+	bed.exec(b, "REPLACE INTO "+prefix+"accounts SELECT seq, 1000000 FROM seq_0_to_9999")
+	b.Cleanup(func() { bed.exec(b, "DROP TABLE "+prefix+"accounts") })
+	return &business{
+		read:   "SELECT balance FROM " + prefix + "accounts WHERE id = ? FOR UPDATE",
+		update: "UPDATE " + prefix + "accounts SET balance = balance - 1 WHERE id = ?",
+		insert: "INSERT INTO " + prefix + "effects (name) VALUES (?)",
+	}
+}
+
+func (w *business) run(ctx context.Context, tx *sql.Tx, n uint64) error {
+	var balance int64
+	if err := tx.QueryRowContext(ctx, w.read, n%10_000).Scan(&balance); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, w.update, n%10_000); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, w.insert, fmt.Sprint("order ", n))
+	return err
+}
+
+// A business transaction alone, and as the work of DoTx. The ratio of the two is
+// what exactly-once costs.
+func BenchmarkTx(b *testing.B) {
+	bed := mariadb(b)
+	if bed == nil {
+		return
+	}
+	for _, params := range []string{"", "interpolateParams=true"} {
+		dsn := bed.server.DSN()
+		if params != "" {
+			dsn += map[bool]string{true: "&", false: "?"}[strings.Contains(dsn, "?")] + params
+		}
+		db, err := mysqlstore.Connect(b.Context(), dsn)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer db.Close()
+		for _, callers := range []int{1, 16} {
+			name := fmt.Sprint(params, "/callers=", callers)
+			b.Run("alone/"+name, func(b *testing.B) {
+				w := newBusiness(b, bed, bed.tables(b))
+				each(b, callers, func(ctx context.Context, n uint64) error {
+					tx, err := db.BeginTx(ctx, nil)
+					if err != nil {
+						return err
+					}
+					defer func() { _ = tx.Rollback() }()
+					if err := w.run(ctx, tx, n); err != nil {
+						return err
+					}
+					return tx.Commit()
+				})
+			})
+			b.Run("DoTx/"+name, func(b *testing.B) {
+				o := small(mysqlstore.Options{Prefix: bed.tables(b)})
+				s, err := mysqlstore.New(b.Context(), db, &o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer s.Close()
+				w := newBusiness(b, bed, o.Prefix)
+				each(b, callers, func(ctx context.Context, n uint64) error {
+					id := fmt.Sprint("order ", n)
+					req := driver.TxRequest{Key: driver.KeyOf("bench", id), Scope: "bench", ID: id, Wait: time.Second, Retention: time.Hour}
+					_, err := s.DoTx(ctx, req, func(ctx context.Context, tx *sql.Tx, _ driver.Record) (driver.Completion, error) {
+						return driver.Completion{
+							Result: driver.Result{Meta: []byte("201"), Body: make([]byte, 512)}, Retention: time.Hour, Tombstone: time.Hour,
+						}, w.run(ctx, tx, n)
+					})
+					return err
+				})
+			})
+		}
+	}
+}
