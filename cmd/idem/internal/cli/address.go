@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,20 +81,15 @@ const maxToken = 4096
 func readToken(file string) (string, error) {
 	const hint = "put one long random word into it, such as the output of: openssl rand -hex 32"
 	what := "--admin-token-file " + file
-	f, err := os.Open(file)
-	if err != nil {
-		return "", &usageError{what: what + " cannot be read: " + reason(err), hint: hint, cause: err}
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxToken+1))
-	if err != nil {
+	b, err := readSmall(file, maxToken)
+	if err != nil && !errors.Is(err, errLarge) {
 		return "", &usageError{what: what + " cannot be read: " + reason(err), hint: hint, cause: err}
 	}
 	b = bytes.TrimSpace(b)
 	switch {
 	case len(b) == 0:
 		return "", usage(what+" is empty", hint)
-	case len(b) > maxToken || bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case err != nil || bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return "", usage(what+" holds something else than one word of visible ASCII", hint)
 	}
 	return string(b), nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,7 +57,7 @@ cut off takes effect once, and every retry gets the first answer.`,
 		},
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newProxy(), newVersion())
+	root.AddCommand(newProxy(), newStore(), newVersion())
 	return root
 }
 
@@ -66,7 +67,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if cmd.HasSubCommands() {
-		return usage(fmt.Sprintf("there is no command %q", args[0]), "see idem --help")
+		return usage(fmt.Sprintf("there is no command %q", args[0]), "see "+cmd.CommandPath()+" --help")
 	}
 	return usage(fmt.Sprintf("%s takes flags only, not %q", cmd.CommandPath(), args[0]), "see "+cmd.CommandPath()+" --help")
 }
@@ -110,5 +111,14 @@ func flagError(cmd *cobra.Command, err error) error {
 	return &usageError{what: err.Error(), hint: hint, cause: err}
 }
 
-// oneLine keeps an error's text to one line, whatever a system put into it.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine keeps an error's text to one line, whatever a system put into it. What
+// it says of each of several tries alike is said once.
+func oneLine(s string) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, " ")
+}

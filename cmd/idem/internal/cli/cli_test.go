@@ -73,6 +73,12 @@ func TestMistakesInFlags(t *testing.T) {
 	if err := os.WriteFile("words", []byte("two words\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile("lines", []byte("memory:\nmemory:\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("dsn", []byte("redis://:hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const up = "--upstream=http://127.0.0.1:1"
 	for _, c := range []struct {
 		args []string
@@ -94,9 +100,24 @@ func TestMistakesInFlags(t *testing.T) {
 		{[]string{"proxy", "--upstream", "http://idem:hunter2@x"}, []string{"--upstream", "password"}},
 		{[]string{"proxy", "--upstream", "http://idem:hunter2@x:y"}, []string{"--upstream"}},
 		{[]string{"proxy", "--upstream", "http://x/?a=b"}, []string{"query"}},
-		{[]string{"proxy", up, "--store", "postgres://idem:hunter2@db/idem"}, []string{"postgres:", "memory: and file:DIR"}},
+		{[]string{"proxy", up, "--store", "mongodb://idem:hunter2@db/idem"}, []string{"mongodb:", "file:DIR", "postgres://", "idem store --help"}},
+		{[]string{"proxy", up, "--store", "postgres://idem:hunter2@d b/idem"}, []string{"HOST:PORT", "percent-encoded"}},
 		{[]string{"proxy", up, "--store", "hunter2"}, []string{"--store", "file:DIR"}},
-		{[]string{"proxy", up, "--store", "file:"}, []string{"no directory"}},
+		{[]string{"proxy", up, "--store", "file:"}, []string{"no file or directory"}},
+		{[]string{"proxy", up, "--store", "sqlite:missing.db"}, []string{"sqlite:missing.db", "run idem store migrate"}},
+		{[]string{"proxy", up, "--store", "memory:", "--store-file", "dsn"}, []string{"--store and --store-file", "one of them"}},
+		{[]string{"proxy", up, "--store-file", "missing"}, []string{"--store-file missing", "no such file", "the DSN"}},
+		{[]string{"proxy", up, "--store-file", "empty"}, []string{"one line"}},
+		{[]string{"proxy", up, "--store-file", "lines"}, []string{"one line"}},
+		{[]string{"proxy", up, "--store-file", "dsn"}, []string{"--store-file dsn", "HOST:PORT"}},
+		{[]string{"store"}, []string{"no command", "idem store --help"}},
+		{[]string{"store", "migrat"}, []string{`"migrat"`, "idem store --help"}},
+		{[]string{"store", "check"}, []string{"no store was named", "--store-file"}},
+		{[]string{"store", "migrate", "memory:"}, []string{"flags only"}},
+		{[]string{"store", "check", "--store", "sqlite:x.db?_key=hunter2"}, []string{"sqlite:FILE"}},
+		{[]string{"store", "check", "--store", "memory:", "--fail-on", "ok"}, []string{"--fail-on", "unknown|warning|error"}},
+		{[]string{"store", "check", "--store", "postgres://idem:hunter2@127.0.0.1:1/idem?sslmode=disable"}, []string{"postgres://127.0.0.1:1/idem?sslmode=disable cannot be checked", "refused"}},
+		{[]string{"store", "migrate", "--store", "redis://:hunter2@127.0.0.1:1/0"}, []string{"redis://127.0.0.1:1/0 could not be made ready", "refused"}},
 		{[]string{"proxy", up, "--wait", "10"}, []string{"--wait", `"10"`, "30s"}},
 		{[]string{"proxy", up, "--wait", "-1s"}, []string{"--wait", "negative"}},
 		{[]string{"proxy", up, "--lease", "0s"}, []string{"--lease", "at least 100ms"}},
@@ -189,7 +210,7 @@ func TestTrap64StoresThatCannotBeUsed(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"help"}, {"proxy", "--help"}, {"help", "proxy"}, {"version", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"proxy", "--help"}, {"help", "proxy"}, {"store", "--help"}, {"store", "migrate", "--help"}, {"store", "check", "--help"}, {"version", "--help"}} {
 		code, stdout, stderr := run(t, args...)
 		if code != 0 || stderr != "" || !strings.Contains(stdout, "Usage:") {
 			t.Errorf("%q: exit %d %q %q", args, code, stdout, stderr)

@@ -58,7 +58,7 @@ func TestDurations(t *testing.T) {
 // The defaults are the documented ones.
 func TestProxyDefaults(t *testing.T) {
 	want := map[string]string{
-		"upstream": "", "listen": "127.0.0.1:8080", "store": "file:./idem-data", "admin": "127.0.0.1:9090", "wait": "10s",
+		"upstream": "", "listen": "127.0.0.1:8080", "store": "file:./idem-data", "store-file": "", "admin": "127.0.0.1:9090", "wait": "10s",
 		"lease": "30s", "retention": "24h", "tombstone": "720h", "require-key": "false", "on-unknown": "refuse",
 		"max-request-body": "10MiB", "max-stored-response": "1MiB", "upstream-timeout": "1m", "upstream-idle-timeout": "4s",
 		"max-run": "15m", "save-wait": "10s", "drain": "30s", "scope": "authorization", "max-unknown": "100000",

@@ -18,8 +18,9 @@ const maxStored = 1 << 30
 
 // proxyFlags are the flags of idem proxy, as they were given.
 type proxyFlags struct {
-	upstream, listen, store, admin string
+	upstream, listen, admin string
 
+	store      storeFlags
 	scope      scope
 	requireKey bool
 	wait       duration
@@ -71,6 +72,7 @@ At SIGTERM it stops listening and lets the requests that run end, for at most
 wrong while it served; with 2 when it could not start.`,
 		Example: `  idem proxy --upstream http://127.0.0.1:3000
   idem proxy --upstream http://10.0.0.7:3000 --listen :80 --store file:/var/lib/idem --scope header:X-Tenant
+  idem proxy --upstream http://10.0.0.7:3000 --store-file /etc/idem/store
   curl 127.0.0.1:9090/v1/records?state=unknown`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -90,7 +92,7 @@ func (f *proxyFlags) define(cmd *cobra.Command) {
 	fs.SortFlags = false
 	fs.StringVar(&f.upstream, "upstream", "", "the `URL` of the service to protect, such as http://127.0.0.1:3000; needed")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:8080", "where clients ask, `HOST:PORT`; an empty host is every address")
-	fs.StringVar(&f.store, "store", "file:./idem-data", "the `DSN` of where records are kept: file:DIR, or memory: which forgets them at its end")
+	f.store.define(fs, "file:./idem-data")
 	fs.StringVar(&f.admin, "admin", "127.0.0.1:9090", "where health, metrics and records are, `HOST:PORT`")
 
 	fs.Var(&f.scope, "scope", "who asks, so that two callers may use the same key: by the Authorization header, by a header of that name, or one caller only")
@@ -132,8 +134,8 @@ func (f *proxyFlags) check() (*proxySettings, error) {
 	if s.upstream, err = parseUpstream(f.upstream); err != nil {
 		return nil, err
 	}
-	if s.store, err = stores.Parse(f.store); err != nil {
-		return nil, &usageError{what: "--store: " + err.Error(), hint: "the default is file:./idem-data", cause: err}
+	if s.store, err = f.store.dsn(); err != nil {
+		return nil, err
 	}
 	if f.maxStoredResponse > maxStored {
 		return nil, usage("--max-stored-response "+f.maxStoredResponse.String()+" is more than a store takes", "give 1GiB at most")

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -28,7 +27,7 @@ func runProxy(ctx context.Context, s *proxySettings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	store, closeStore, err := s.store.Open(&stores.Options{MaxUnknown: int(s.maxUnknown), MaxResult: int(s.maxStoredResponse), Logger: logger})
+	store, closeStore, err := s.store.Open(ctx, &stores.Options{MaxUnknown: int(s.maxUnknown), MaxResult: int(s.maxStoredResponse), Logger: logger})
 	if err != nil {
 		closeAll(public, adminListener)
 		return storeError(s.store, err)
@@ -41,10 +40,11 @@ func runProxy(ctx context.Context, s *proxySettings, stderr io.Writer) error {
 	counted := metrics.New(store, &metrics.Options{Version: buildVersion().version, Requests: srv.Requests})
 	guard := idem.New(store, &idem.Options{Policy: s.policy(), Observer: observers{counted, eventLog{logger}}, Logger: logger})
 	handler, closeIdle := proxy.New(guard, s.proxyConfig(logger))
-	tuneGC(strings.HasPrefix(s.store.String(), "memory:"))
+	info := describe(store)
+	tuneGC(s.store.InMemory())
 	logger.Info("idem: serving", "version", buildVersion().version, "listen", public.Addr().String(), "admin", adminListener.Addr().String(),
-		"upstream", s.upstream.String(), "store", s.store.String(), "scope", s.scope.String())
-	s.warn(logger, store)
+		"upstream", s.upstream.String(), "store", s.store.String(), "durable", info.Durable, "shared", info.Shared, "scope", s.scope.String())
+	s.warn(logger, info)
 
 	err = srv.Run(ctx, public, adminListener, signals, server.Config{
 		Public: handler,
@@ -93,12 +93,6 @@ func closeAll(listeners ...net.Listener) {
 	}
 }
 
-// storeError makes an operator's sentence of a store that cannot be opened. The
-// store says itself what is wrong and how to mend it.
-func storeError(dsn stores.DSN, err error) error {
-	return &usageError{what: "the store " + dsn.String() + " cannot be used: " + err.Error(), hint: "another one is named with --store", cause: err}
-}
-
 // policy is what idem keeps to, as the flags say it.
 func (s *proxySettings) policy() idem.Policy {
 	wait := s.wait.d
@@ -138,10 +132,26 @@ func (s *proxySettings) allowedHosts() []string {
 	return hosts
 }
 
+// describe is what the store says of itself; what does not say is taken for a
+// store that promises nothing.
+func describe(store driver.Store) driver.Info {
+	if d, ok := driver.As[driver.Describer](store); ok {
+		return d.Describe()
+	}
+	return driver.Info{}
+}
+
 // warn says what an operator may not expect.
-func (s *proxySettings) warn(logger *slog.Logger, store driver.Store) {
-	if d, ok := driver.As[driver.Describer](store); ok && !d.Describe().Durable {
+func (s *proxySettings) warn(logger *slog.Logger, info driver.Info) {
+	switch {
+	case info.Durable:
+	case info.Shared:
+		logger.Warn("idem: the store's server may forget what it has acknowledged; a retry after that runs again; idem store check says when", "store", s.store.String())
+	default:
 		logger.Warn("idem: the store keeps nothing when this process ends; a retry after that runs again", "store", s.store.String())
+	}
+	if info.MaxResult > 0 && info.MaxResult < int(s.maxStoredResponse) {
+		logger.Warn("idem: the store takes less than --max-stored-response; a larger response is not replayed, and its request is not run again", "store", s.store.String(), "largest", info.MaxResult)
 	}
 	if s.onUnknown.value == idem.RetryUnknown {
 		logger.Warn("idem: unknown outcomes are run again, so an operation may take effect twice unless the service takes the key itself")
