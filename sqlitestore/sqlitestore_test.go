@@ -173,6 +173,9 @@ func TestLinearizableAcrossProcesses(t *testing.T) {
 
 func TestMain(m *testing.M) {
 	drivertest.ServeChild(openChild)
+	if job, ok := os.LookupEnv(jobVariable); ok {
+		os.Exit(runJob(job))
+	}
 	os.Exit(m.Run())
 }
 

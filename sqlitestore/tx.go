@@ -157,12 +157,7 @@ func (r *run) once(ctx context.Context, wait time.Duration, held bool) (reply dr
 			return reply, err
 		}
 	}
-	conn, err := r.s.db.Conn(ctx)
-	if err != nil {
-		return reply, failed(err)
-	}
-	defer conn.Close()
-	tx, err := conn.BeginTx(ctx, nil)
+	tx, err := r.s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return reply, failed(err)
 	}

@@ -42,12 +42,7 @@ func failed(err error) error {
 // write runs f in a transaction of its own, once, and commits it. The caller holds
 // the gate.
 func (s *Store) write(ctx context.Context, tokens int, f func(ctx context.Context, u *unit) error) (err error) {
-	conn, err := s.db.Conn(ctx)
-	if err != nil {
-		return failed(err)
-	}
-	defer conn.Close()
-	tx, err := conn.BeginTx(ctx, nil)
+	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return failed(err)
 	}
