@@ -19,7 +19,7 @@ import (
 
 const (
 	// defaultConnections is how many connections a pool has at most.
-	defaultConnections = 64
+	defaultConnections = 32
 	dialTimeout        = 5 * time.Second
 	// Idle connections are given up long before a server's wait_timeout does.
 	idleTimeout = 5 * time.Minute
@@ -34,7 +34,7 @@ const (
 // password in a URL are percent-encoded. The query takes the driver's parameters,
 // and
 //
-//   - max-conns: the most connections; 64 by default
+//   - max-conns: the most connections; 32 by default
 //   - tls-ca, tls-cert, tls-key: files, in PEM: whom to trust, and who one is;
 //     with tls-ca the server must be as in tls=true
 //   - socket: the path of a Unix socket, in a URL

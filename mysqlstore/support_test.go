@@ -236,3 +236,19 @@ func (b *bed) txHarness(with mysqlstore.Options) drivertest.TxHarness[*sql.Tx] {
 	}
 	return h
 }
+
+// claimOf is a claim with a nonce of its own.
+func claimOf(scope, id string) driver.ClaimRequest {
+	return driver.ClaimRequest{
+		Key: driver.KeyOf(scope, id), Scope: scope, ID: id, Nonce: driver.NewNonce(),
+		Fingerprint: driver.Fingerprint{Rule: 1, Sum: driver.KeyOf("asked", "for")},
+		Lease:       time.Minute, Tombstone: 24 * time.Hour,
+	}
+}
+
+func completionOf(req driver.ClaimRequest, meta, body string) driver.Completion {
+	return driver.Completion{
+		Result: driver.Result{Meta: []byte(meta), Body: []byte(body)}, Scope: req.Scope, ID: req.ID, Fingerprint: req.Fingerprint,
+		Retention: time.Hour, Tombstone: 24 * time.Hour,
+	}
+}
