@@ -74,3 +74,15 @@ func (s *Store) Chunks() int { return len(s.sweeper.chunks) }
 
 // Supported is supported.
 func Supported(version string) bool { return supported(version) }
+
+// Saw makes a store remember a revision of a key, and Remembered says which one it
+// does.
+func (s *Store) Saw(key driver.Key, rev uint64) {
+	s.sights.saw(key, sight{rev: rev, rec: record{kind: inFlight}})
+}
+
+// Remembered is the revision of a key that is remembered.
+func (s *Store) Remembered(key driver.Key) uint64 {
+	e, _ := s.sights.get(key)
+	return e.rev
+}

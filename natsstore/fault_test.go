@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/idem-go/idem/driver"
@@ -152,34 +153,52 @@ func TestTrap10TheClaimsAnswerIsLost(t *testing.T) {
 }
 
 // What could not be sent is not sent when the connection is back: its caller has
-// given up, and nobody would know of the claim.
+// given up, and nobody would know of the claim. That holds for a connection of the
+// application's, too, which keeps what it cannot send.
 func TestTrap9NothingIsSentLate(t *testing.T) {
 	t.Parallel()
 	srv := alone(t)
 	if srv == nil {
 		return
 	}
-	s, p, direct, _ := throughCut(t, srv, &natsstore.Options{SweepEvery: -1})
-	stateOf(t, s, request("warm").Key, driver.StateAbsent)
+	own, p, direct, bucket := throughCut(t, srv, &natsstore.Options{SweepEvery: -1})
+	nc, err := natsgo.Connect("nats://"+p.Addr(), natsgo.IgnoreDiscoveredServers(), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	given, err := natsstore.New(t.Context(), nc, &natsstore.Options{Bucket: bucket, SweepEvery: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer given.Close()
 	if err := p.Refuse(true); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the connection is lost", func(context.Context) bool { return !nc.IsConnected() })
+	stores := []*natsstore.Store{own, given}
 	for i := range 20 {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		if _, err := s.Claim(ctx, request(fmt.Sprint(i))); err == nil {
-			t.Fatal("a claim was answered without a server")
+		for n, s := range stores {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			if _, err := s.Claim(ctx, request(fmt.Sprint(i, n))); err == nil {
+				t.Fatal("a claim was answered without a server")
+			}
+			cancel()
 		}
-		cancel()
 	}
 	if err := p.Refuse(false); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the store answers again", func(ctx context.Context) bool {
-		_, err := s.Lookup(ctx, request("warm").Key)
-		return err == nil
-	})
+	for _, s := range stores {
+		eventually(t, "the store answers again", func(ctx context.Context) bool {
+			_, err := s.Lookup(ctx, request("warm").Key)
+			return err == nil
+		})
+	}
 	for i := range 20 {
-		stateOf(t, direct, request(fmt.Sprint(i)).Key, driver.StateAbsent)
+		for n := range stores {
+			stateOf(t, direct, request(fmt.Sprint(i, n)).Key, driver.StateAbsent)
+		}
 	}
 }
 

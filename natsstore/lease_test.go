@@ -143,7 +143,7 @@ func TestForgettingIsSafe(t *testing.T) {
 func TestTrap35WhatIsRememberedIsBounded(t *testing.T) {
 	b := newBed(t, quiet())
 	scope := strings.Repeat("x", 4000)
-	n := b.Fill(200_000, func(i int) (driver.Key, string) { return driver.KeyOf("", fmt.Sprint(i)), scope })
+	n := b.Fill(60_000, func(i int) (driver.Key, string) { return driver.KeyOf("", fmt.Sprint(i)), scope })
 	if n < 1000 || n*4000 > 40<<20 {
 		t.Errorf("%d keys are remembered", n)
 	}
@@ -226,4 +226,29 @@ func TestOneRoundTrip(t *testing.T) {
 	retry := request("abandoned")
 	retry.Retry = true
 	trips("a retry", 1, func() { grant(t, b, retry) })
+}
+
+// An answer that was overtaken by a newer one does not take its place in what is
+// remembered.
+func TestAnOvertakenAnswer(t *testing.T) {
+	b := newBed(t, quiet())
+	key := driver.KeyOf("", "k")
+	b.Saw(key, 7)
+	b.Saw(key, 5)
+	if rev := b.Remembered(key); rev != 7 {
+		t.Errorf("revision %d is remembered; 7 is newer", rev)
+	}
+}
+
+// A result that ends where another's meta ended is another result.
+func TestMetaAndBodyAreKeptApart(t *testing.T) {
+	b := newBed(t, quiet())
+	req := request("k")
+	ref := grant(t, b, req)
+	c := completion(req, "")
+	c.Result = driver.Result{Meta: []byte("ab"), Body: []byte("c")}
+	complete(t, b, ref, c)
+	c.Result = driver.Result{Meta: []byte("a"), Body: []byte("bc")}
+	_, err := b.Complete(t.Context(), ref, c)
+	wantErr(t, err, driver.ErrCompleted, "Complete with other parts")
 }

@@ -132,7 +132,7 @@ func harness() drivertest.Harness {
 func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
 
 func TestModel(t *testing.T) {
-	o := &drivertest.ModelOptions{Histories: 20}
+	o := &drivertest.ModelOptions{Histories: 12}
 	if testing.Short() {
 		o.Histories = 5
 	}
@@ -140,7 +140,7 @@ func TestModel(t *testing.T) {
 }
 
 func TestLinearizable(t *testing.T) {
-	o := &linearize.Options{}
+	o := &linearize.Options{Rounds: 120}
 	if testing.Short() {
 		o.Rounds = 40
 	}

@@ -115,8 +115,7 @@ func (r *record) view(key driver.Key, now int64) driver.Record {
 
 // holds reports that a completed record has this result.
 func (r *record) holds(res driver.Result, dropped bool) bool {
-	return r.dropped == dropped && r.metaLen == len(res.Meta) &&
-		bytes.Equal(r.data[:r.metaLen], res.Meta) && bytes.Equal(r.data[r.metaLen:], res.Body)
+	return r.dropped == dropped && bytes.Equal(r.data[:r.metaLen], res.Meta) && bytes.Equal(r.data[r.metaLen:], res.Body)
 }
 
 // strip takes from a record everything that a tombstone, or the attempt count
