@@ -126,17 +126,12 @@ func Check(ctx context.Context, pool *pgxpool.Pool, o *Options) ([]driver.Findin
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pool.Acquire(ctx)
+	pooled, err := d.pooled(ctx)
 	if err != nil {
 		return nil, explain(err)
 	}
-	defer conn.Release()
-	var pid uint32
-	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
-		return nil, explain(err)
-	}
 	pooler := driver.Finding{Subject: "pooler", Found: "none"}
-	if pid != conn.Conn().PgConn().PID() {
+	if pooled {
 		pooler = driver.Finding{
 			Severity: driver.SeverityUnknown, Subject: "pooler", Found: "a pooler such as PgBouncer",
 			Means:  "Claims that are waited for are polled instead of notified: the promise holds, and waiters take a little longer. Its own settings cannot be read from here.",

@@ -17,6 +17,8 @@ const groupWait = 50 * time.Millisecond
 type claimCall struct {
 	req  *driver.ClaimRequest
 	room bool
+	// again says that the claim was asked for before, without an answer.
+	again bool
 	// found is the row that answers, as it is after the statement; nil for none.
 	found   *row
 	granted bool
@@ -93,7 +95,7 @@ func (r *records) Claim(ctx context.Context, req driver.ClaimRequest) (reply dri
 		if err != nil {
 			return err
 		}
-		c := &claimCall{req: &req, room: room}
+		c := &claimCall{req: &req, room: room, again: asked > 1}
 		err = r.ask(ctx, c)
 		if code(err) == codeLockTimeout {
 			if reply, err = r.claimApart(ctx, c, until); err != nil {
@@ -122,6 +124,26 @@ func (r *records) ask(ctx context.Context, c *claimCall) error {
 		return r.group.claim(ctx, c)
 	}
 	return r.claimAlone(ctx, c, groupWait)
+}
+
+// claimQuick asks for a claim in the way that is mostly the quickest.
+func (r *records) claimQuick(ctx context.Context, q querier, c *claimCall) error {
+	c.take(nil, false)
+	return q.query(ctx, statement{r.text.claimQuick, c.args()}, c.scanQuick)
+}
+
+func (c *claimCall) scanQuick(scan scanner) error {
+	found, granted := &row{}, false
+	if err := scan(append(found.quickFields(), &granted)...); err != nil {
+		return err
+	}
+	found.key = c.req.Key[:]
+	if granted {
+		found.nonce, found.scope, found.id = c.req.Nonce[:], []byte(c.req.Scope), []byte(c.req.ID)
+		found.rule, found.sum = int64(c.req.Fingerprint.Rule), c.req.Fingerprint.Sum[:]
+	}
+	c.take(found, granted)
+	return nil
 }
 
 func (r *records) claimAlone(ctx context.Context, c *claimCall, wait time.Duration) error {

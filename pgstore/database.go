@@ -52,9 +52,10 @@ type transaction[Tx any] interface {
 
 // beginner begins transactions of an application's kind.
 type beginner[Tx any] interface {
-	// begin begins a transaction and runs its first statement. The transaction
-	// has been rolled back when it returns an error.
-	begin(ctx context.Context, first statement, each func(scan scanner) error) (transaction[Tx], error)
+	// begin begins a transaction and runs its first statement, which is given up
+	// when it takes long and is impatient. The transaction has been rolled back
+	// when it returns an error.
+	begin(ctx context.Context, first statement, impatient bool, each func(scan scanner) error) (transaction[Tx], error)
 	// in is the application's transaction as something that runs statements.
 	in(tx Tx) querier
 	// fail makes sure that the application's transaction can not be committed.

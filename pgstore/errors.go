@@ -15,6 +15,7 @@ const (
 	codeSerialization  = "40001"
 	codeDeadlock       = "40P01"
 	codeLockTimeout    = "55P03" // another transaction holds a row
+	codeCanceled       = "57014"
 	codeDivision       = "22012" // a statement of the store's found that it may not go on
 	codeNoTable        = "42P01"
 	codeNoSchema       = "3F000"

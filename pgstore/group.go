@@ -54,6 +54,9 @@ type running struct {
 // callers.
 type grouper struct {
 	store *records
+	// quick runs a statement that does not bound its wait for a row; nil where
+	// that is not safe.
+	quick querier
 	send  func(ctx context.Context, statements []statement, each []func(scan scanner) error) error
 
 	mu    sync.Mutex
@@ -70,6 +73,9 @@ func (g *grouper) claim(ctx context.Context, c *claimCall) error {
 		return err
 	}
 	defer g.leave()
+	if g.quick != nil && c.room && !c.again {
+		return g.store.claimQuick(ctx, g.quick, c)
+	}
 	return g.store.claimAlone(ctx, c, groupWait)
 }
 
@@ -94,7 +100,16 @@ func (g *grouper) complete(ctx context.Context, c *completeCall) error {
 		return err
 	}
 	defer g.leave()
-	return g.store.completeAlone(ctx, g.store.db, g.store.text.complete, c, groupWait)
+	if g.quick == nil {
+		return g.store.completeAlone(ctx, g.store.db, g.store.text.complete, c, groupWait)
+	}
+	c.done, c.late = false, false
+	return g.quick.query(ctx, statement{g.store.text.completeQuick, c.args()[:11]}, func(scan scanner) error {
+		var key []byte
+		var prompt int
+		c.done = true
+		return scanComplete(scan, &key, &c.late, &prompt)
+	})
 }
 
 // enter takes a place among the statements that are under way.

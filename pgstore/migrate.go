@@ -66,7 +66,7 @@ func migrate[Tx any](ctx context.Context, db database, b beginner[Tx], o *Option
 		var s string
 		return scan(&s)
 	}
-	tx, err := b.begin(ctx, first, ignore)
+	tx, err := b.begin(ctx, first, false, ignore)
 	if err != nil {
 		return explain(err)
 	}

@@ -60,7 +60,15 @@ func New(ctx context.Context, pool *pgxpool.Pool, o *Options) (*Store, error) {
 	if err := s.records.open(ctx, s.pgx, o); err != nil {
 		return nil, err
 	}
+	pooled, err := s.pgx.pooled(ctx)
+	if err != nil {
+		s.Close()
+		return nil, explain(err)
+	}
 	s.group = &grouper{store: &s.records, send: s.pgx.send}
+	if !pooled {
+		s.group.quick, s.quickTx = quick{s.pgx}, true
+	}
 	return s, nil
 }
 

@@ -59,6 +59,10 @@ func (d *pgxDB) send(ctx context.Context, statements []statement, each []func(sc
 		return err
 	}
 	defer conn.Release()
+	return d.batch(ctx, conn, statements, each)
+}
+
+func (d *pgxDB) batch(ctx context.Context, conn *pgxpool.Conn, statements []statement, each []func(scan scanner) error) error {
 	b := &pgx.Batch{}
 	if !d.plain {
 		b.Queue(beginReadCommitted)
@@ -69,9 +73,77 @@ func (d *pgxDB) send(ctx context.Context, statements []statement, each []func(sc
 	if !d.plain {
 		b.Queue("commit")
 	}
-	err = conn.SendBatch(ctx, b).Close()
+	err := conn.SendBatch(ctx, b).Close()
 	if err != nil {
 		clean(conn)
+	}
+	return err
+}
+
+// pooled reports that a pooler is between the pool and the server: it answers
+// for connections that are not the client's own.
+func (d *pgxDB) pooled(ctx context.Context) (bool, error) {
+	conn, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	return pooler(ctx, conn.Conn())
+}
+
+func pooler(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	var pid uint32
+	err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid)
+	return pid != conn.PgConn().PID(), err
+}
+
+// slowWait is how long a statement may take that does not bound its wait for a
+// row, before it is asked again as one that does. It is longer than a server
+// that is not held up by somebody's transaction mostly takes.
+const slowWait = 250 * time.Millisecond
+
+// quick runs statements that do not bound their wait for a row: to set a bound
+// takes the server a tenth of what a claim takes. One that takes long is given
+// up, with an error as if it had had a bound.
+type quick struct{ *pgxDB }
+
+func (q quick) query(ctx context.Context, s statement, each func(scan scanner) error) error {
+	conn, err := q.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return q.impatient(ctx, conn, func() error {
+		if !q.plain {
+			return q.batch(ctx, conn, []statement{s}, []func(scan scanner) error{each})
+		}
+		rows, err := conn.Query(ctx, s.text, s.args...)
+		if err != nil {
+			return err
+		}
+		return read(rows, each)
+	})
+}
+
+// impatient runs f, and has the server give up what it does on the connection
+// when that takes long.
+func (d *pgxDB) impatient(ctx context.Context, conn *pgxpool.Conn, f func() error) error {
+	asked := make(chan struct{})
+	timer := time.AfterFunc(slowWait, func() {
+		defer close(asked)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
+		defer cancel()
+		_ = conn.Conn().PgConn().CancelRequest(ctx) // it ends later then, or by its context
+	})
+	err := f()
+	if timer.Stop() {
+		return err
+	}
+	// The connection is not another's before the server has got the message, which
+	// would meet another's statement.
+	<-asked
+	if code(err) == codeCanceled && ctx.Err() == nil {
+		return errHeld
 	}
 	return err
 }
@@ -93,7 +165,7 @@ func clean(conn *pgxpool.Conn) {
 }
 
 // begin begins a transaction of the server's default kind.
-func (d *pgxDB) begin(ctx context.Context, first statement, each func(scan scanner) error) (transaction[pgx.Tx], error) {
+func (d *pgxDB) begin(ctx context.Context, first statement, impatient bool, each func(scan scanner) error) (transaction[pgx.Tx], error) {
 	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -101,9 +173,18 @@ func (d *pgxDB) begin(ctx context.Context, first statement, each func(scan scann
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{})
 	b.Queue(first.text, first.args...).Query(func(rows pgx.Rows) error { return read(rows, each) })
-	results := conn.SendBatch(ctx, b)
-	tx := results.Tx()
-	if err := results.Close(); err != nil {
+	var tx pgx.Tx
+	send := func() error {
+		results := conn.SendBatch(ctx, b)
+		tx = results.Tx()
+		return results.Close()
+	}
+	if impatient {
+		err = d.impatient(ctx, conn, send)
+	} else {
+		err = send()
+	}
+	if err != nil {
 		clean(conn)
 		conn.Release()
 		return nil, err
@@ -200,11 +281,9 @@ func (d *pgxDB) listen(ctx context.Context, channel string, ready func(), notifi
 		defer cancel()
 		_ = conn.Close(ctx) // nothing was written by it
 	}()
-	var pid uint32
-	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+	if pooled, err := pooler(ctx, conn); err != nil {
 		return err
-	}
-	if pid != conn.PgConn().PID() {
+	} else if pooled {
 		return errPooler
 	}
 	if _, err := conn.Exec(ctx, "LISTEN "+quote(channel)); err != nil {
@@ -220,6 +299,5 @@ func (d *pgxDB) listen(ctx context.Context, channel string, ready func(), notifi
 	}
 }
 
-// errPooler says that a pooler is between the store and the server: it answers
-// for connections that are not the client's own.
+// errPooler says that there is nobody to listen to.
 var errPooler = errors.New("pgstore: a pooler is in between, which may not pass notifications on")

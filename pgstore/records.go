@@ -19,9 +19,11 @@ type records struct {
 	// group takes claims and completions of many callers together; nil where
 	// each is a statement of its own.
 	group *grouper
-	turns turns
-	bound bound
-	waits watcher
+	// quickTx says that a transaction may begin with an impatient claim.
+	quickTx bool
+	turns   turns
+	bound   bound
+	waits   watcher
 	// pairs holds those who hold a connection and wait for a second one; nil
 	// where there is no bound on connections.
 	pairs chan struct{}

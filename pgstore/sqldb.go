@@ -69,7 +69,7 @@ func (d *sqlDB) fail(_ context.Context, tx *sql.Tx, _ error) {
 	_ = tx.Rollback() // a connection that is lost is rolled back by the server
 }
 
-func (d *sqlDB) begin(ctx context.Context, first statement, each func(scan scanner) error) (transaction[*sql.Tx], error) {
+func (d *sqlDB) begin(ctx context.Context, first statement, _ bool, each func(scan scanner) error) (transaction[*sql.Tx], error) {
 	// The end of ctx rolls the transaction back, but not while it is being
 	// committed: drivers end a commit with the context of its beginning.
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))

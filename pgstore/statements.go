@@ -21,16 +21,15 @@ const promptly = "1 / (clock_timestamp() - statement_timestamp() < interval '30 
 
 // texts are the statements of a store.
 type texts struct {
-	claim, claims, claimTx            string
-	complete, completes, completeTx   string
-	completeTheirs                    string
-	renew, release, abandon           string
-	lookup, look, mark                string
-	resolve                           string
-	lapse, forget, drop, dropAttempts string
-	room, stats, sample, bytes        string
-	begin, ping, version, attempt     string
-	list                              func(seg segment, scoped bool) string
+	claim, claims, claimTx, claimQuick          string
+	complete, completes, completeQuick          string
+	completeTx, completeTheirs                  string
+	renew, release, abandon, lookup, look, mark string
+	resolve, lapse, forget, drop, dropAttempts  string
+	room, stats, sample, bytes                  string
+	ping, version, attempt                      string
+
+	list func(seg segment, scoped bool) string
 }
 
 // gone is the condition that nothing is known any more of what a row is about.
@@ -46,18 +45,28 @@ func ours(r, nonce, now string) string {
 // free is the condition that the claim a is granted over the row r.
 func free(r, a, now string) string {
 	return strings.NewReplacer(
-		"{r}", r, "{a}", a, "{now}", now, "{gone}", gone(r, now), "{ours}", ours(r, a+".new_nonce", now),
-		"{inFlight}", number(inFlight), "{lapsed}", number(lapsed), "{abandoned}", number(abandoned),
-		"{releasedByOwner}", number(releasedByOwner), "{releasedByResolve}", number(releasedByResolve), "{format}", strconv.Itoa(format),
-	).Replace(`({r}.format = {format} AND CASE
-		WHEN {gone} OR {r}.kind = {releasedByResolve} THEN {a}.room
-		WHEN {r}.kind = {releasedByOwner} THEN {a}.room AND {r}.nonce <> {a}.new_nonce
-			AND NOT ({r}.answered AND {a}.waited <> 0 AND {a}.waited <= {r}.token)
-		WHEN {ours} THEN true
-		WHEN {r}.kind IN ({lapsed}, {abandoned}) OR {r}.kind = {inFlight} AND {r}.due <= {now}
-			THEN {a}.retry AND {r}.rule = {a}.new_rule AND {r}.sum IS NOT DISTINCT FROM {a}.new_sum
-		ELSE false END)`)
+		"{r}", r, "{now}", now, "{gone}", gone(r, now), "{ours}", ours(r, a+".new_nonce", now), "{again}", "true",
+		"{room}", a+".room", "{nonce}", a+".new_nonce", "{waited}", a+".waited", "{retry}", a+".retry", "{rule}", a+".new_rule", "{sum}", a+".new_sum",
+	).Replace(freeText)
 }
+
+// freeQuick is free for the one claim of claimQuickText, but not for a claim
+// that is asked for again.
+func freeQuick(r, now string) string {
+	return strings.NewReplacer(
+		"{r}", r, "{now}", now, "{gone}", gone(r, now), "{ours}", ours(r, "$2::bytea", now), "{again}", "false",
+		"{room}", "$7::boolean", "{nonce}", "$2::bytea", "{waited}", "$6::bigint", "{retry}", "$5::boolean", "{rule}", "$8::smallint", "{sum}", "$9::bytea",
+	).Replace(freeText)
+}
+
+const freeText = `({r}.format = {format} AND CASE
+		WHEN {gone} OR {r}.kind = {releasedByResolve} THEN {room}
+		WHEN {r}.kind = {releasedByOwner} THEN {room} AND {r}.nonce <> {nonce}
+			AND NOT ({r}.answered AND {waited} <> 0 AND {waited} <= {r}.token)
+		WHEN {ours} THEN {again}
+		WHEN {r}.kind IN ({lapsed}, {abandoned}) OR {r}.kind = {inFlight} AND {r}.due <= {now}
+			THEN {retry} AND {r}.rule = {rule} AND {r}.sum IS NOT DISTINCT FROM {sum}
+		ELSE false END)`
 
 func number(k kind) string { return strconv.Itoa(int(k)) }
 
@@ -167,6 +176,29 @@ SELECT {columns}, {clock} AS now, true AS granted, {promptly} AS prompt{after} F
 UNION ALL
 SELECT {columns}, {started}, false, 1{after} FROM old WHERE NOT free`
 
+// claimQuickText is claimText for one claim where there is room for it, without
+// what is rarely needed: it does not give a claim again to its own nonce, and
+// does not bound the time that it waits for somebody's transaction. Where that
+// leaves a claim without an answer, claimText gives it.
+const claimQuickText = `WITH granted AS (
+	INSERT INTO {records} AS r (key, format, kind, token, attempt, since, due, tombstone, rule, nonce, sum, scope, id)
+	SELECT $1::bytea, {format}, {inFlight}, nextval({tokens}), 1, n, n + $3::bigint, $4::bigint, $8::smallint, $2::bytea, $9::bytea, $10::bytea, $11::bytea
+	FROM (SELECT {clock} AS n OFFSET 0) c
+	WHERE NOT EXISTS (SELECT FROM {records} WHERE key = $1::bytea AND due > {started} AND (kind = {completed} OR kind = {inFlight} AND nonce <> $2::bytea))
+	ON CONFLICT (key) DO UPDATE SET
+		kind = {inFlight}, token = greatest(nextval({tokens}), r.token + 1), attempt = CASE WHEN {gone r clock} THEN 1 ELSE r.attempt + 1 END,
+		since = {clock}, due = {clock} + excluded.due - excluded.since, tombstone = excluded.tombstone, rule = excluded.rule,
+		answered = false, dropped = false, late = false, watched = false,
+		nonce = excluded.nonce, sum = excluded.sum, scope = excluded.scope, id = excluded.id, meta = NULL, body = NULL, note = NULL
+		WHERE {free r $ clock}
+	RETURNING token, attempt, since, due, tombstone
+)
+SELECT {promptly}::smallint, {inFlight}::smallint, token, attempt, since, due, tombstone, 0::smallint, false, false, false,
+	NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, since AS now, true AS granted FROM granted
+UNION ALL
+SELECT format, kind, token, attempt, since, due, tombstone, rule, answered, dropped, late, nonce, sum, scope, id, meta, body, note, {started}, false
+FROM {records} WHERE key = $1::bytea AND NOT EXISTS (SELECT FROM granted)`
+
 func completeParams() []param {
 	return []param{
 		{"of_key", "bytea"}, {"of_token", "bigint"}, {"retention", "bigint"}, {"new_tombstone", "bigint"},
@@ -204,6 +236,21 @@ done AS (
 ){also}
 `
 
+// completeQuickText is completeText for one claim, without the row being held
+// first: what it says of the clock was so when the row was found. So it changes
+// nothing when it had to wait for the row.
+const completeQuickText = `UPDATE {records} r SET
+	kind = {completed}, since = n, due = n + $3::bigint, tombstone = $4::bigint, late = r.kind <> {inFlight} OR r.due <= n,
+	answered = false, dropped = $5::boolean, meta = $6::bytea, body = $7::bytea,
+	rule = CASE WHEN r.kind = {releasedByResolve} THEN $8::smallint ELSE r.rule END,
+	sum = CASE WHEN r.kind = {releasedByResolve} THEN $9::bytea ELSE r.sum END,
+	scope = CASE WHEN r.kind = {releasedByResolve} THEN $10::bytea ELSE r.scope END,
+	id = CASE WHEN r.kind = {releasedByResolve} THEN $11::bytea ELSE r.id END
+FROM (SELECT {clock} AS n OFFSET 0) c
+WHERE key = $1::bytea AND token = $2::bigint AND format = {format}
+	AND kind IN ({inFlight}, {lapsed}, {abandoned}, {releasedByResolve}) AND NOT {gone r n}
+RETURNING key, late, ` + notify + `, 1 / (clock_timestamp() - statement_timestamp() < interval '100 milliseconds')::int`
+
 // notify tells those who wait that the claim of the row r has ended. The
 // server takes a lock of all its databases for whoever notifies, until the
 // commit is done: so only a row that somebody said to wait for is worth it.
@@ -238,6 +285,7 @@ func newTexts(n names, graceMicroseconds int64) *texts {
 			"{releasedByOwner}", number(releasedByOwner), "{releasedByResolve}", number(releasedByResolve),
 			"{free l a started}", free("l", "a", started), "{free r a clock}", free("r", "a", clock),
 			"{gone r c.n}", gone("r", "c.n"), "{ours r excluded.nonce c.n}", ours("r", "excluded.nonce", "c.n"),
+			"{gone r clock}", gone("r", clock), "{gone r n}", gone("r", "n"), "{free r $ clock}", freeQuick("r", clock),
 			"{gone h n}", gone("h", "h.n"), "{gone h h.n}", gone("h", "h.n"),
 			"{grace}", strconv.FormatInt(graceMicroseconds, 10),
 		)
@@ -252,6 +300,8 @@ func newTexts(n names, graceMicroseconds int64) *texts {
 		claim:   fill(claimText, "{asked}", asked(claimParams(), false), "{after}", ""),
 		claims:  fill(claimText, "{asked}", asked(claimParams(), true), "{after}", ""),
 		claimTx: fill(claimText, "{asked}", askedTx(claimParams()), "{after}", ", set_config('lock_timeout', (SELECT before FROM asked), true)"),
+
+		claimQuick: fill(claimQuickText), completeQuick: fill(completeQuickText),
 
 		complete:  fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), false), "{also}", ""),
 		completes: fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), true), "{also}", ""),

@@ -255,7 +255,6 @@ func (b *bed) effects(t testing.TB, s driver.Store, name string) int {
 	return n
 }
 
-
 func deadlock() error {
 	return &pgconn.PgError{Severity: "ERROR", Code: "40P01", Message: "deadlock detected"}
 }

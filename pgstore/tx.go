@@ -78,7 +78,7 @@ func doTx[Tx any](ctx context.Context, r *records, db beginner[Tx], req driver.T
 func (t *txRun[Tx]) do(ctx context.Context) (driver.TxReply, error) {
 	busyTries, silentTries := 0, 0
 	for try := 0; ; try++ {
-		reply, again, err := t.try(ctx)
+		reply, again, err := t.try(ctx, try == 0)
 		if !again {
 			return reply, err
 		}
@@ -110,7 +110,7 @@ func (t *txRun[Tx]) do(ctx context.Context) (driver.TxReply, error) {
 
 // try is one transaction. It is tried again when it is told so; nothing of it
 // has remained then, unless its token is among those sent.
-func (t *txRun[Tx]) try(ctx context.Context) (reply driver.TxReply, again bool, err error) {
+func (t *txRun[Tx]) try(ctx context.Context, first bool) (reply driver.TxReply, again bool, err error) {
 	counts := t.req.CountAttempts && t.counted == 0
 	if counts {
 		if err := t.second(ctx); err != nil {
@@ -119,7 +119,7 @@ func (t *txRun[Tx]) try(ctx context.Context) (reply driver.TxReply, again bool, 
 		defer t.both()
 	}
 	c := t.claimCall()
-	tx, err := t.begin(ctx, c)
+	tx, err := t.begin(ctx, c, first)
 	if err != nil {
 		return t.notBegun(ctx, err)
 	}
@@ -183,14 +183,17 @@ func (t *txRun[Tx]) claimCall() *claimCall {
 	}}
 }
 
-func (t *txRun[Tx]) begin(ctx context.Context, c *claimCall) (transaction[Tx], error) {
+func (t *txRun[Tx]) begin(ctx context.Context, c *claimCall, first bool) (transaction[Tx], error) {
 	wait := time.Until(t.until)
+	if first && t.quickTx && wait > 2*slowWait {
+		return t.db.begin(ctx, statement{t.text.claimQuick, c.args()}, true, c.scanQuick)
+	}
 	if len(t.sent) > 0 {
 		// A commit that is under way is waited for however long it takes.
 		wait = max(wait, ownWait)
 	}
-	first := statement{t.text.claimTx, append(c.args(), milliseconds(wait))}
-	return t.db.begin(ctx, first, func(scan scanner) error {
+	claim := statement{t.text.claimTx, append(c.args(), milliseconds(wait))}
+	return t.db.begin(ctx, claim, false, func(scan scanner) error {
 		var setting string
 		found, granted, err := scanClaim(scan, &setting)
 		c.take(found, granted)
@@ -260,7 +263,7 @@ func (t *txRun[Tx]) settle(ctx context.Context) (driver.TxReply, error) {
 	defer cancel()
 	for try := 0; ; try++ {
 		c := t.claimCall()
-		tx, err := t.begin(late, c)
+		tx, err := t.begin(late, c, false)
 		if err == nil {
 			granted := c.granted
 			tx.rollback()
