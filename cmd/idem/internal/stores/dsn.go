@@ -129,7 +129,7 @@ type kind struct {
 
 // kinds are the kinds of stores in the order in which they are listed.
 func kinds() []kind {
-	return []kind{memory(), file(), sqlite(), postgres(), redis(), nats()}
+	return []kind{memory(), file(), sqlite(), postgres(), mysql(), redis(), nats()}
 }
 
 func kindOf(scheme string) *kind {

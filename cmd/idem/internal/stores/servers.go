@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/idem-go/idem/driver"
+	"github.com/idem-go/idem/mysqlstore"
 	"github.com/idem-go/idem/natsstore"
 	"github.com/idem-go/idem/pgstore"
 	"github.com/idem-go/idem/redisstore"
@@ -77,6 +78,19 @@ func postgres() kind {
 		engine: engineOf(pgstore.Open, pgstore.Connect, func(p *pgxpool.Pool) error { p.Close(); return nil }, pgstore.Migrate, pgstore.Check,
 			func(_ string, o Options) (*pgstore.Options, error) {
 				return &pgstore.Options{MaxUnknown: o.MaxUnknown, MaxResult: o.MaxResult, Logger: o.Logger}, nil
+			}),
+	}
+}
+
+func mysql() kind {
+	return kind{
+		schemes: []string{"mysql", "mariadb"},
+		form:    "mysql://USER:PASSWORD@HOST:PORT/DATABASE",
+		parse: remoteParse(true, false, "socket", "tls", "tls-ca", "tls-cert", "tls-key", "max-conns", "timeout", "readTimeout", "writeTimeout",
+			"charset", "collation", "maxAllowedPacket", "interpolateParams", "serverPubKey"),
+		engine: engineOf(mysqlstore.Open, mysqlstore.Connect, (*sql.DB).Close, mysqlstore.Migrate, mysqlstore.Check,
+			func(_ string, o Options) (*mysqlstore.Options, error) {
+				return &mysqlstore.Options{MaxUnknown: o.MaxUnknown, MaxResult: o.MaxResult, Logger: o.Logger}, nil
 			}),
 	}
 }

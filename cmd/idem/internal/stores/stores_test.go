@@ -40,6 +40,8 @@ func TestParse(t *testing.T) {
 		"postgres:///idem?host=/var/run/postgresql":            "postgres:///idem?host=/var/run/postgresql",
 		"postgres://db/idem?user=ann&password=x&sslmode=a%20b": "postgres://db/idem?…",
 		"postgres://db/a%20b":                                  "postgres://db/…",
+		"mysql://a:b@db:3306/idem?tls=true&x=y":                "mysql://db:3306/idem?tls=true&…",
+		"mariadb://a:b@/idem?socket=/run/mysqld.sock":          "mariadb:///idem?socket=/run/mysqld.sock",
 		"redis://:secret@10.0.0.1:6379/0":                      "redis://10.0.0.1:6379/0",
 		"rediss://db":                                          "rediss://db",
 		"redis://a:1,b:2?sentinel=main&sentinel_password=x":    "redis://a:1,b:2?sentinel=main&…",
@@ -87,6 +89,8 @@ func TestPasswordsAreNeverShown(t *testing.T) {
 		"postgres://127.0.0.1:1/idem?sslmode=hunter2%20", "postgres://127.0.0.1:1/idem?application_name=x&sslpassword=hunter2", "postgres://idem:hunter2@?host=/nowhere", "postgres://idem:a@hunter2@127.0.0.1:1/idem",
 		"postgres://idem:a/hunter2@127.0.0.1:1/idem", "postgres://idem:a?hunter2@127.0.0.1:1/idem", "postgres://idem:a#hunter2@127.0.0.1:1/idem",
 		"postgres://idem:a%ZZhunter2@127.0.0.1:1/idem", "postgres://idem:hunter2%00@127.0.0.1:1/idem", "postgres://127.0.0.1:1/idem?sslmode=verify-full&sslrootcert=/nowhere&password=hunter2",
+		"mysql://idem:hunter2@127.0.0.1:1/idem", "mysql://idem:hunter2@127.0.0.1:1", "mysql://idem:a%ZZhunter2@127.0.0.1:1/idem", "mysql://127.0.0.1:1/idem?password=hunter2",
+		"mysql://idem:hunter2@127.0.0.1:1/idem?tls=hunter2", "mysql://idem:hunter2@127.0.0.1:1/idem?tls-ca=/nowhere", "mysql://idem:a/hunter2@127.0.0.1:1/idem", "mysql://idem:a@hunter2@127.0.0.1:1/idem",
 		"redis://idem:hunter2@127.0.0.1:1/0", "redis://:hunter2@127.0.0.1:1", "rediss://:hunter2@127.0.0.1:1", "redis://127.0.0.1:1?password=hunter2",
 		"redis://127.0.0.1:1?sentinel=x&sentinel_password=hunter2", "redis://hunter2@127.0.0.1:1", "redis://:a%ZZhunter2@127.0.0.1:1", "redis://:hunter2@127.0.0.1:1/x",
 		"nats://idem:hunter2@127.0.0.1:1/idem", "nats://hunter2@127.0.0.1:1", "tls://idem:hunter2@127.0.0.1:1", "nats://127.0.0.1:1?pass=hunter2", "nats://u:%ZZhunter2@127.0.0.1:1",
@@ -137,7 +141,7 @@ func TestUnknownSchemeIsNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("mongodb: is known")
 	}
-	for _, s := range []string{"mongodb:", "memory:, file:DIR, sqlite:FILE, postgres://", "redis://", "nats://"} {
+	for _, s := range []string{"mongodb:", "memory:, file:DIR, sqlite:FILE, postgres://", "mysql://", "redis://", "nats://"} {
 		if !strings.Contains(err.Error(), s) {
 			t.Errorf("no %q in: %v", s, err)
 		}
@@ -172,7 +176,7 @@ func TestServersThatSayNothing(t *testing.T) {
 		}
 	}()
 	var wg sync.WaitGroup
-	for _, scheme := range []string{"postgres", "redis", "nats", "rediss", "tls"} {
+	for _, scheme := range []string{"postgres", "mysql", "redis", "nats", "rediss", "tls"} {
 		wg.Go(func() {
 			d, err := stores.Parse(scheme + "://idem:hunter2@" + l.Addr().String() + "/0")
 			if err != nil {
