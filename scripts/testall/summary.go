@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -12,10 +13,11 @@ import (
 // of it: a line for each package, all of a test that failed, and seeds.
 type summary struct {
 	out       io.Writer
-	skipsFail bool
+	skipsFail bool // and so does what was not tested, but for mysql8
 
 	passed, failed, skipped int
-	broken                  int // packages that failed by themselves: they did not build, or timed out
+	broken                  int      // packages that failed by themselves: they did not build, or timed out
+	untested                []string // what tests said they did without, each once
 }
 
 // event is a line of go test -json; see go doc test2json.
@@ -36,10 +38,37 @@ func (s *summary) String() string {
 	return line
 }
 
+// left returns what was not tested, a line each.
+func (s *summary) left() string {
+	var b strings.Builder
+	for _, u := range s.untested {
+		b.WriteString(notTested + u + "\n")
+	}
+	return b.String()
+}
+
+// notTested is what a test logs, with a name and a reason, when something that it
+// needs is missing; see testserver.Need.
+const notTested = "NOT TESTED: "
+
+// note keeps what a line says was not tested, and reports that this is a
+// failure where all is required: no test of MySQL 8 is.
+func (s *summary) note(line string) (fails bool) {
+	_, said, found := strings.Cut(strings.TrimSpace(line), notTested)
+	if !found {
+		return false
+	}
+	if !slices.Contains(s.untested, said) {
+		s.untested = append(s.untested, said)
+	}
+	return !strings.HasPrefix(said, "mysql8: ")
+}
+
 // read takes the events of one run of go test.
 func (s *summary) read(r io.Reader) error {
 	type name struct{ pkg, test string }
 	output := map[name][]string{}
+	without := map[name]bool{} // tests that were not tested as all of them should be
 	failedIn := map[string]int{}
 	passedIn := map[string]int{}
 	d := json.NewDecoder(r)
@@ -56,8 +85,11 @@ func (s *summary) read(r io.Reader) error {
 			fmt.Fprint(s.out, e.Output)
 		case "output":
 			output[n] = append(output[n], e.Output)
+			if s.note(e.Output) {
+				without[n] = true
+			}
 		case "pass", "fail", "skip":
-			fails := e.Action == "fail" || e.Action == "skip" && s.skipsFail && e.Test != ""
+			fails := e.Action == "fail" || s.skipsFail && e.Test != "" && (e.Action == "skip" || without[n])
 			if e.Test == "" {
 				s.pkg(e, passedIn[e.Package], failedIn[e.Package], output[n])
 				delete(output, n)
