@@ -23,6 +23,7 @@ import (
 	"github.com/idem-go/idem/bench/internal/proxies"
 	"github.com/idem-go/idem/bench/internal/report"
 	"github.com/idem-go/idem/bench/internal/rig"
+	"github.com/idem-go/idem/bench/internal/shared"
 	"github.com/idem-go/idem/bench/internal/stores"
 )
 
@@ -59,6 +60,7 @@ type settings struct {
 	syncs            int
 	storeRounds      int
 	storeDuration    time.Duration
+	many             int // keys that a store of a server holds
 	requests         int // of which allocations are counted
 	command          string
 }
@@ -66,14 +68,14 @@ type settings struct {
 func full() settings {
 	return settings{
 		rounds: 6, warmup: 400 * time.Millisecond, duration: 2 * time.Second, syncs: 400,
-		storeRounds: 5, storeDuration: 1500 * time.Millisecond, requests: 50_000, command: "make bench",
+		storeRounds: 5, storeDuration: 1500 * time.Millisecond, many: 1_000_000, requests: 50_000, command: "make bench",
 	}
 }
 
 func quick() settings {
 	return settings{
 		docs: "-", rounds: 1, warmup: 50 * time.Millisecond, duration: 100 * time.Millisecond, syncs: 20,
-		storeRounds: 1, storeDuration: 100 * time.Millisecond, requests: 1000, command: "BENCH_QUICK=1 make bench",
+		storeRounds: 1, storeDuration: 100 * time.Millisecond, many: 2000, requests: 1000, command: "BENCH_QUICK=1 make bench",
 	}
 }
 
@@ -96,14 +98,29 @@ func run(ctx context.Context, s settings, out, progress io.Writer) (r *report.Re
 	if err != nil {
 		return nil, err
 	}
+	log("starting PostgreSQL, MariaDB and Redis")
+	servers, err := shared.Start()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, servers.Stop()) }()
+	dsns, err := servers.Prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
 	r = &report.Report{Machine: report.ThisMachine(), Command: s.command, Began: time.Now(), Rounds: s.rounds, Duration: s.duration}
 	if r.Proxies, err = proxies.Compare(ctx, proxies.Options{
-		Binaries: binaries, Dir: dir, Rounds: s.rounds, Warmup: s.warmup, Duration: s.duration, Syncs: s.syncs, Log: log,
+		Binaries: binaries, Dir: dir, Rounds: s.rounds, Warmup: s.warmup, Duration: s.duration, Syncs: s.syncs, Log: log, DSNs: dsns,
 	}); err != nil {
 		return nil, err
 	}
 	if r.Stores, err = stores.Compare(ctx, stores.Options{
 		Dir: dir, Callers: []int{1, 64, 256}, Rounds: s.storeRounds, Duration: s.storeDuration, Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	if r.Shared, err = shared.Compare(ctx, servers, shared.Options{
+		Rounds: s.storeRounds, Duration: s.storeDuration, Many: s.many, Log: log,
 	}); err != nil {
 		return nil, err
 	}

@@ -32,8 +32,8 @@ func TestQuickRun(t *testing.T) {
 			t.Errorf("%s has no figures: %+v", c.Name, c)
 		}
 	}
-	if len(r.Proxies.Comparisons) != 5 || len(r.Stores) != 3 || len(r.Allocs) != 2 {
-		t.Errorf("%d comparisons of proxies, %d of stores, %d counts of allocations; want 5, 3 and 2", len(r.Proxies.Comparisons), len(r.Stores), len(r.Allocs))
+	if len(r.Proxies.Comparisons) != 9 || len(r.Stores) != 3 || len(r.Shared) != 13 || len(r.Allocs) != 2 {
+		t.Errorf("%d comparisons of proxies, %d of stores, %d of shared stores, %d counts of allocations; want 9, 3, 13 and 2", len(r.Proxies.Comparisons), len(r.Stores), len(r.Shared), len(r.Allocs))
 	}
 	for _, c := range r.Stores {
 		if c.File.Median() <= 0 || c.Bolt.Median() <= 0 {

@@ -34,6 +34,9 @@ type Options struct {
 	// those of each measurement.
 	Rounds           int
 	Warmup, Duration time.Duration
+	// DSNs are the stores of servers, by their schemes; a scenario whose store is
+	// not among them, nor in the proxy's process, is left out.
+	DSNs map[string]string
 	// Syncs is how many syncs of the disk are timed in a round.
 	Syncs int
 	// Log is told what is being done.
@@ -55,8 +58,12 @@ func Scenarios() []Scenario {
 		{"no key", "memory", load.NoKeys},
 		{"fresh keys, memory:", "memory", load.FreshKeys},
 		{"fresh keys, file:", "file", load.FreshKeys},
+		{"fresh keys, redis:", "redis", load.FreshKeys},
+		{"fresh keys, postgres:", "postgres", load.FreshKeys},
 		{"replays, memory:", "memory", load.RepeatedKeys},
 		{"replays, file:", "file", load.RepeatedKeys},
+		{"replays, redis:", "redis", load.RepeatedKeys},
+		{"replays, postgres:", "postgres", load.RepeatedKeys},
 	}
 }
 
@@ -111,6 +118,9 @@ func Compare(ctx context.Context, o Options) (r *Results, err error) {
 	}
 	r.HandlerAllocs = direct.allocs
 	for _, s := range Scenarios() {
+		if s.Store != "memory" && s.Store != "file" && o.DSNs[s.Store] == "" {
+			continue
+		}
 		r.Comparisons = append(r.Comparisons, Comparison{Scenario: s})
 	}
 	for round := range o.Rounds {
@@ -205,10 +215,14 @@ func (b *bench) latency(ctx context.Context, l *Latency) error {
 	return nil
 }
 
-// measureIdem measures a proxy of its own, with an empty store.
+// measureIdem measures a proxy of its own, with an empty store where the store is
+// the proxy's, and new keys in any case.
 func (b *bench) measureIdem(ctx context.Context, store string, keys load.Keys, conns int) (m *measured, err error) {
 	dsn := "memory:"
-	if store == "file" {
+	switch {
+	case b.DSNs[store] != "":
+		dsn = b.DSNs[store]
+	case store == "file":
 		dir, err := os.MkdirTemp(b.Dir, "store-")
 		if err != nil {
 			return nil, err

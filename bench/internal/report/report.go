@@ -12,6 +12,7 @@ import (
 
 	"github.com/idem-go/idem/bench/internal/allocs"
 	"github.com/idem-go/idem/bench/internal/proxies"
+	"github.com/idem-go/idem/bench/internal/shared"
 	"github.com/idem-go/idem/bench/internal/stats"
 	"github.com/idem-go/idem/bench/internal/stores"
 )
@@ -27,6 +28,7 @@ type Report struct {
 	Duration time.Duration
 	Proxies  *proxies.Results
 	Stores   []stores.Comparison
+	Shared   []shared.Comparison
 	Allocs   []allocs.Count
 }
 
@@ -58,11 +60,13 @@ type budget struct{ floor, goal float64 }
 
 func proxyBudget(scenario string) budget {
 	return map[string]budget{
-		"no key":              {0.9, 0.95},
-		"fresh keys, memory:": {0.85, 0.93},
-		"fresh keys, file:":   {0.5, 0.65},
-		"replays, memory:":    {2.5, 3.0},
-		"replays, file:":      {0, 2.5},
+		"no key":                {0.9, 0.95},
+		"fresh keys, memory:":   {0.85, 0.93},
+		"fresh keys, file:":     {0.5, 0.65},
+		"fresh keys, redis:":    {0.7, 0.7},
+		"fresh keys, postgres:": {0.4, 0.4},
+		"replays, memory:":      {2.5, 3.0},
+		"replays, file:":        {0, 2.5},
 	}[scenario]
 }
 
@@ -98,6 +102,11 @@ func (r *Report) Missed() []string {
 			missed = append(missed, fmt.Sprintf("file store at %d callers: %.1f times bbolt, at least %d", c.Callers, v, storesBudget))
 		}
 	}
+	for _, c := range r.Shared {
+		if v := c.Ratio.Median(); v < c.AtLeast {
+			missed = append(missed, fmt.Sprintf("%s at %d callers: %.2f of %s, at least %.2f", c.Name, c.Callers, v, c.Peer, c.AtLeast))
+		}
+	}
 	for _, c := range r.Allocs {
 		if !c.Met() {
 			missed = append(missed, fmt.Sprintf("middleware, %s: %.1f allocations more, at most %.0f", c.Name, c.Added(), c.Budget))
@@ -115,6 +124,7 @@ func (r *Report) Markdown() string {
 	r.costs(&b)
 	r.latency(&b)
 	r.stores(&b)
+	r.shared(&b)
 	r.allocations(&b)
 	return b.String()
 }
@@ -124,12 +134,15 @@ func (r *Report) rates(b *strings.Builder) {
 	b.WriteString("| requests | bare proxy, answers/s | idem, answers/s | ratio | budget | goal | |\n|---|---:|---:|---:|---:|---:|---|\n")
 	for _, c := range r.Proxies.Comparisons {
 		g := proxyBudget(c.Name)
-		floor := "–"
+		floor, goal, verdict := "–", "–", ""
 		if g.floor > 0 {
 			floor = fmt.Sprintf("%.2f", g.floor)
 		}
-		fmt.Fprintf(b, "| %s | %.0f | %.0f | %s | %s | %.2f | %s |\n", c.Name, c.BareRate.Median(), c.Rate.Median(),
-			ranged(c.Ratio, "%.2f"), floor, g.goal, g.verdict(c.Ratio.Median()))
+		if g.goal > 0 {
+			goal, verdict = fmt.Sprintf("%.2f", g.goal), g.verdict(c.Ratio.Median())
+		}
+		fmt.Fprintf(b, "| %s | %.0f | %.0f | %s | %s | %s | %s |\n", c.Name, c.BareRate.Median(), c.Rate.Median(),
+			ranged(c.Ratio, "%.2f"), floor, goal, verdict)
 	}
 	b.WriteString("\n")
 }
@@ -166,6 +179,21 @@ func (r *Report) stores(b *strings.Builder) {
 			verdict = budget{storesBudget, storesBudget}.verdict(c.Ratio.Median())
 		}
 		fmt.Fprintf(b, "| %d | %.0f | %.0f | %s | %s | %s |\n", c.Callers, c.File.Median(), c.Bolt.Median(), ranged(c.Ratio, "%.1f"), floor, verdict)
+	}
+	b.WriteString("\n")
+}
+
+func (r *Report) shared(b *strings.Builder) {
+	b.WriteString("### The stores of servers, beside what one would write by hand\n\n")
+	b.WriteString("| what, with | callers | a second | the peer's | ratio | at least | |\n|---|---:|---:|---:|---:|---:|---|\n")
+	for _, c := range r.Shared {
+		least, verdict := "–", ""
+		if c.AtLeast > 0 {
+			least = fmt.Sprintf("%.2f", c.AtLeast)
+			verdict = budget{c.AtLeast, c.AtLeast}.verdict(c.Ratio.Median())
+		}
+		fmt.Fprintf(b, "| %s; %s | %d | %.0f | %.0f | %s | %s | %s |\n", c.Name, c.Peer, c.Callers, c.Mine.Median(), c.Theirs.Median(),
+			ranged(c.Ratio, "%.2f"), least, verdict)
 	}
 	b.WriteString("\n")
 }

@@ -77,13 +77,13 @@ func (o *Options) compare(ctx context.Context, c *Comparison) (err error) {
 	defer func() { err = errors.Join(err, bolt.db.Close()) }()
 
 	var keys atomic.Uint64
-	before, err := rate(ctx, c.Callers, o.Duration, &keys, bolt)
+	before, err := Rate(ctx, c.Callers, o.Duration, &keys, bolt)
 	for round := 0; round < o.Rounds && err == nil; round++ {
 		var mine, after float64
-		if mine, err = rate(ctx, c.Callers, o.Duration, &keys, &driverPairs{file}); err != nil {
+		if mine, err = Rate(ctx, c.Callers, o.Duration, &keys, Driver(file)); err != nil {
 			break
 		}
-		if after, err = rate(ctx, c.Callers, o.Duration, &keys, bolt); err != nil {
+		if after, err = Rate(ctx, c.Callers, o.Duration, &keys, bolt); err != nil {
 			break
 		}
 		theirs := (before + after) / 2
@@ -94,13 +94,15 @@ func (o *Options) compare(ctx context.Context, c *Comparison) (err error) {
 	return err
 }
 
-// pairs is a store that can claim a key and complete it.
-type pairs interface {
-	pair(ctx context.Context, n uint64, result []byte) error
+// Pairs is a store that can claim a key and complete it.
+type Pairs interface {
+	// Pair does both for the n-th key, which is fresh, with that result.
+	Pair(ctx context.Context, n uint64, result []byte) error
 }
 
-// rate returns how many pairs a second the callers get done.
-func rate(ctx context.Context, callers int, d time.Duration, keys *atomic.Uint64, s pairs) (float64, error) {
+// Rate returns how many pairs a second the callers get done in about d. Keys
+// counts the keys used, so that none is used twice.
+func Rate(ctx context.Context, callers int, d time.Duration, keys *atomic.Uint64, s Pairs) (float64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var stop atomic.Bool
@@ -113,7 +115,7 @@ func rate(ctx context.Context, callers int, d time.Duration, keys *atomic.Uint64
 			for !stop.Load() {
 				n := keys.Add(1)
 				binary.BigEndian.PutUint64(result, n)
-				if err := s.pair(ctx, n, result); err != nil {
+				if err := s.Pair(ctx, n, result); err != nil {
 					cancel(err)
 					return
 				}
@@ -135,12 +137,14 @@ func rate(ctx context.Context, callers int, d time.Duration, keys *atomic.Uint64
 	return float64(done.Load()) / time.Since(began).Seconds(), nil
 }
 
-// driverPairs asks a store as idem does.
+// Driver asks a store as idem does.
+func Driver(s driver.Store) Pairs { return &driverPairs{s} }
+
 type driverPairs struct{ store driver.Store }
 
 const scope = "127.0.0.1/anonymous"
 
-func (p *driverPairs) pair(ctx context.Context, n uint64, result []byte) error {
+func (p *driverPairs) Pair(ctx context.Context, n uint64, result []byte) error {
 	id := fmt.Sprintf("8e03978e-40d5-43e8-bc93-%012x", n)
 	key := driver.KeyOf(scope, id)
 	asked := driver.Fingerprint{Rule: 1, Sum: key}
@@ -182,7 +186,7 @@ func openBolt(path string) (*boltPairs, error) {
 
 func bucket() []byte { return []byte("records") }
 
-func (p *boltPairs) pair(_ context.Context, n uint64, result []byte) error {
+func (p *boltPairs) Pair(_ context.Context, n uint64, result []byte) error {
 	id := fmt.Sprintf("8e03978e-40d5-43e8-bc93-%012x", n)
 	key := driver.KeyOf(scope, id)
 	// The head of a record: state, fingerprint, token, lease, scope and id.
