@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -115,6 +116,66 @@ func finding(t *testing.T, o *natsstore.Options, subject string) driver.Finding 
 		}
 	}
 	return driver.Finding{}
+}
+
+// A user who may not write is told at the start.
+func TestTrap64AUserWhoMayOnlyRead(t *testing.T) {
+	reader := &server.User{Username: "reader", Password: "p", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Deny: []string{"$KV.>"}},
+	}}
+	addr := serve(t, &server.Options{Users: []*server.User{{Username: "all", Password: "p"}, reader}})
+	if err := natsstore.Migrate(t.Context(), connect(t, "nats://all:p@"+addr), nil); err != nil {
+		t.Fatal(err)
+	}
+	s := opened(t, "nats://all:p@"+addr, nil)
+	grant(t, s, request("k"))
+	if _, err := natsstore.New(t.Context(), connect(t, "nats://reader:p@"+addr), nil); err == nil || !strings.Contains(err.Error(), "may not publish") {
+		t.Errorf("New: %v", err)
+	}
+}
+
+// The permissions that the package's comment names are enough.
+func TestThePermissionsThatAreNeeded(t *testing.T) {
+	const bucket = "b"
+	writer := &server.User{Username: "writer", Password: "p", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Allow: []string{
+			"$KV.b.>", "$JS.API.STREAM.INFO.KV_b", "$JS.API.STREAM.MSG.GET.KV_b", "$JS.API.STREAM.MSG.DELETE.KV_b",
+			"$JS.API.CONSUMER.CREATE.KV_b.>", "$JS.API.CONSUMER.MSG.NEXT.KV_b.>", "$JS.API.CONSUMER.DELETE.KV_b.>",
+			"$JS.API.CONSUMER.INFO.KV_b.>",
+			"$JS.API.STREAM.CREATE.KV_b", "$JS.API.STREAM.UPDATE.KV_b",
+		}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "idem.b.>"}},
+	}}
+	addr := serve(t, &server.Options{Users: []*server.User{writer}})
+	nc := connect(t, "nats://writer:p@"+addr)
+	o := &natsstore.Options{Bucket: bucket, SweepEvery: -1, PollEvery: 1e15}
+	if err := natsstore.Migrate(t.Context(), nc, o); err != nil {
+		t.Fatal(err)
+	}
+	var shift atomic.Int64
+	s, err := natsstore.New(t.Context(), nc, o.WithShift(&shift))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	req := request("k")
+	ref := grant(t, s, req)
+	ended := waits(t.Context(), s, ref, 1)
+	eventually(t, "the wait has begun", func(context.Context) bool { return s.Watches() == 1 })
+	complete(t, s, ref, completion(req, "r"))
+	wantErr(t, <-ended, nil, "Wait")
+	if page, err := s.List(t.Context(), driver.Query{Limit: 10}); err != nil || len(page.Records) != 1 {
+		t.Errorf("List: %v", err)
+	}
+	shift.Add(int64(3 * 3600e9))
+	for want := range 2 {
+		if n, err := s.Sweep(t.Context(), 10); err != nil || n != 1-want {
+			t.Errorf("Sweep: %d, %v", n, err)
+		}
+	}
+	if err := nc.LastError(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Migrations that run at once, and again, leave one bucket and its records.

@@ -28,9 +28,18 @@ func (e sight) at(now instant) current {
 	return c
 }
 
-// fetch reads a key's record from the leader.
+// fetch reads a key's record from the leader. An answer that is older than what
+// was known before it was asked for comes from a leader that does not know yet
+// that it is none any more: the next one is asked.
 func (s *Store) fetch(ctx context.Context, key driver.Key) (current, error) {
+	known, _ := s.sights.get(key)
 	m, err := s.load(ctx, s.subject(key))
+	for try := 0; err == nil && m.rev < known.rev; try++ {
+		if s.pause(ctx, try) != nil {
+			return current{}, errSilent
+		}
+		m, err = s.load(ctx, s.subject(key))
+	}
 	now := s.clock.now()
 	if errors.Is(err, errNothing) {
 		s.sights.gone(key)

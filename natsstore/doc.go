@@ -64,7 +64,7 @@
 // A user of NATS for this needs to publish to "$KV.BUCKET.>",
 // "$JS.API.STREAM.INFO.KV_BUCKET", "$JS.API.STREAM.MSG.GET.KV_BUCKET",
 // "$JS.API.STREAM.MSG.DELETE.KV_BUCKET", "$JS.API.CONSUMER.CREATE.KV_BUCKET.>",
-// "$JS.API.CONSUMER.MSG.NEXT.KV_BUCKET.>", "$JS.API.CONSUMER.DELETE.KV_BUCKET.>",
-// and to subscribe to "_INBOX.>" and "idem.BUCKET.>"; for [Migrate] also to publish
+// "$JS.API.CONSUMER.INFO.KV_BUCKET.>", "$JS.API.CONSUMER.MSG.NEXT.KV_BUCKET.>",
+// "$JS.API.CONSUMER.DELETE.KV_BUCKET.>", and to subscribe to "_INBOX.>" and "idem.BUCKET.>"; for [Migrate] also to publish
 // to "$JS.API.STREAM.CREATE.KV_BUCKET" and "$JS.API.STREAM.UPDATE.KV_BUCKET".
 package natsstore

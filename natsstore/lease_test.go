@@ -240,6 +240,22 @@ func TestAnOvertakenAnswer(t *testing.T) {
 	}
 }
 
+// An answer from before what is known, as of a leader that was deposed and has not
+// heard of it, is no answer.
+func TestAStaleReadIsNoAnswer(t *testing.T) {
+	b := newBed(t, quiet())
+	req := request("k")
+	ref := grant(t, b, req)
+	b.Saw(req.Key, ref.Token+1000)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if rec, err := b.Lookup(ctx, req.Key); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lookup: %v, %v", rec.State, err)
+	}
+	b.Forget()
+	stateOf(t, b, req.Key, driver.StateInFlight)
+}
+
 // A result that ends where another's meta ended is another result.
 func TestMetaAndBodyAreKeptApart(t *testing.T) {
 	b := newBed(t, quiet())

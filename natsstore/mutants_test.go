@@ -45,6 +45,8 @@ func seededBugs() []mutant {
 		bug("a renewed claim is seen since its beginning", "sight.go", "case ok && known.rev == e.rev:", "case ok:", "Trap3A"),
 		bug("what is read was seen long ago", "change.go", "sight{rev: m.rev, seen: now.mono, rec: rec}", "sight{rev: m.rev, rec: rec}", "Trap33A"),
 		bug("an overtaken answer replaces the newer", "sight.go", "	case ok && known.rev > e.rev:\n		return e\n", "", "TestAnOvertakenAnswer"),
+		bug("an older read is an answer", "change.go", "err == nil && m.rev < known.rev", "false", "TestAStaleRead"),
+		bug("who may not write is taken", "natsstore.go", "err := s.writeNothing(bounded); err != nil &&", "err := error(nil); err != nil &&", "Trap64AUser"),
 		bug("lapses are not written down", "change.go", "case c.lapse && c.rec.kind == lapsed:", "case false:", "Trap33A"),
 		bug("memory refuses", "change.go", "		case !read:\n			err = errConflict\n", "", "TestForgettingIsSafe|Trap33A"),
 		bug("memory of a completed record decides", "change.go", "if !e.ended || read {", "if true {", conformance),

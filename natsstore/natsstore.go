@@ -241,6 +241,10 @@ func (s *Store) start(ctx context.Context) error {
 		s.maxResult = min(s.opts.MaxResult, s.maxResult)
 	}
 	s.noticeRoom(info)
+	// A full bucket still replays.
+	if err := s.writeNothing(bounded); err != nil && !errors.Is(err, driver.ErrFull) {
+		return s.outcome(ctx, err)
+	}
 	if s.opts.SweepEvery > 0 {
 		s.background.Go(s.sweepForever)
 	}
@@ -295,18 +299,28 @@ func (s *Store) Ping(ctx context.Context) error {
 	if s.noticeRoom(info); s.full.Load() {
 		return fmt.Errorf("%w: %w", driver.ErrFull, errNearlyFull)
 	}
+	return s.outcome(ctx, s.writeNothing(bounded))
+}
+
+// writeNothing writes a message that means nothing, to see that it can.
+func (s *Store) writeNothing(ctx context.Context) error {
+	subject := s.putPrefix + s.subjectPrefix + "ping"
 	for try := 0; ; try++ {
-		_, err := s.publish(bounded, &nats.Msg{Subject: s.putPrefix + s.subjectPrefix + "ping"})
+		_, err := s.publish(ctx, &nats.Msg{Subject: subject})
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, errNoRoom):
 			return fmt.Errorf("%w: %w", driver.ErrFull, err)
 		case !errors.Is(err, errSilent) && !errors.Is(err, errNobody):
-			return s.outcome(ctx, err)
+			return err
 		}
-		if s.pause(bounded, try) != nil {
-			return s.outcome(ctx, err)
+		// What a user may not send is not answered; the connection is told.
+		if last := s.nc.LastError(); errors.Is(last, nats.ErrPermissionViolation) && strings.Contains(last.Error(), s.subjectPrefix) {
+			return fmt.Errorf("natsstore: the user may not publish to %s>: grant it", s.subjectPrefix)
+		}
+		if s.pause(ctx, try) != nil {
+			return err
 		}
 	}
 }

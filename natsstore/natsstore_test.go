@@ -146,7 +146,3 @@ func TestLinearizable(t *testing.T) {
 	}
 	linearize.Run(t, harness(), o)
 }
-
-func BenchmarkStore(b *testing.B) {
-	drivertest.RunBenchmarks(b, func(t testing.TB) driver.Store { return newBed(t, natsstore.Options{SweepEvery: -1}) })
-}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/idem-go/idem/driver"
 )
 
 // attempt is how long one message to the server waits for its answer. A server
@@ -43,6 +45,7 @@ const (
 	codeNoMessage            = 10037
 	codeNotEnabledForAccount = 10039
 	codeNoStream             = 10059
+	codeMessageTooLarge      = 10054
 	codeWrongLast            = 10071
 	codeStoreFailed          = 10077
 	codeWrongLastUnsaid      = 10164
@@ -96,7 +99,7 @@ func (s *Store) ask(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, errNobody
 	case errors.Is(err, nats.ErrMaxPayload):
-		return nil, fmt.Errorf("natsstore: the record is larger than the server's max_payload: %w", err)
+		return nil, fmt.Errorf("%w: the server's max_payload is smaller than it was at the start", driver.ErrTooLarge)
 	}
 	return nil, errSilent
 }
@@ -239,6 +242,8 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 		return ack.Seq, nil
 	case ack.Error.ErrCode == codeWrongLast || ack.Error.ErrCode == codeWrongLastUnsaid:
 		return 0, errConflict
+	case ack.Error.ErrCode == codeMessageTooLarge:
+		return 0, fmt.Errorf("%w: the bucket's max_msg_size is smaller than it was at the start", driver.ErrTooLarge)
 	case ack.Error.full():
 		return 0, fmt.Errorf("%w: %w: raise the bucket's max_bytes, or give the server more disk", errNoRoom, ack.Error)
 	case ack.Error.transient():
