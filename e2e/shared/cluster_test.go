@@ -4,104 +4,142 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/idem-go/idem/testserver"
 	natsserver "github.com/idem-go/idem/testserver/nats"
 )
 
-// leader is a cluster of NATS servers of which the one is killed, or stopped, that
-// leads the store's bucket.
-type leader struct {
-	*natsserver.Server
+// group is servers that belong together, of which one at a time is killed or
+// stopped: the one that pick names.
+type group struct {
+	server
+	nodes []server
+	dsn   string
+	pick  func() (int, error)
+	// whole, unless nil, waits until the servers work together again.
+	whole func() error
 
 	mu   sync.Mutex
-	away *natsserver.Server // the one that was killed or stopped
+	away server // the one that was killed or stopped
 }
 
-// Kill ends the leader by SIGKILL.
-func (l *leader) Kill() error { return l.take((*natsserver.Server).Kill) }
+// DSN is what a store takes.
+func (g *group) DSN() string { return g.dsn }
 
-// Pause stops the leader where it is.
-func (l *leader) Pause() error { return l.take((*natsserver.Server).Pause) }
+// Kill ends one of the servers by SIGKILL.
+func (g *group) Kill() error { return g.take(server.Kill) }
 
-// Start starts the server that was killed, and waits for the others.
-func (l *leader) Start() error { return l.bring((*natsserver.Server).Start) }
+// Pause stops one of the servers where it is.
+func (g *group) Pause() error { return g.take(server.Pause) }
+
+// Start starts the server that was killed.
+func (g *group) Start() error { return g.bring(server.Start) }
 
 // Resume lets the server go on that was stopped.
-func (l *leader) Resume() error { return l.bring((*natsserver.Server).Resume) }
+func (g *group) Resume() error { return g.bring(server.Resume) }
 
-func (l *leader) take(how func(*natsserver.Server) error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.away != nil {
+func (g *group) take(how func(server) error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.away != nil {
 		return errors.New("one is away already, and no more than one may be")
 	}
-	n, err := l.leads()
+	i, err := g.pick()
 	if err != nil {
 		return err
 	}
-	l.away = n
-	return how(n)
+	g.away = g.nodes[i]
+	return how(g.away)
 }
 
-func (l *leader) bring(how func(*natsserver.Server) error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.away == nil {
+func (g *group) bring(how func(server) error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.away == nil {
 		return errors.New("none is away")
 	}
-	n := l.away
-	l.away = nil
-	return how(n)
+	s := g.away
+	g.away = nil
+	if err := how(s); err != nil || g.whole == nil {
+		return err
+	}
+	return g.whole()
 }
 
-// leads returns the server that leads the bucket, once there is one.
-func (l *leader) leads() (*natsserver.Server, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	nc, err := natsgo.Connect(l.DSN(), natsgo.RetryOnFailedConnect(true))
+// natsGroup is a cluster of three servers that have a copy each; the one is killed
+// that leads the store's bucket.
+func natsGroup(*testserver.Options) (server, error) {
+	c, err := natsserver.Cluster(nil)
 	if err != nil {
 		return nil, err
+	}
+	g := &group{server: c, dsn: c.DSN(), pick: func() (int, error) { return leads(c.DSN(), 3) }}
+	for _, n := range c.Nodes() {
+		g.nodes = append(g.nodes, n)
+	}
+	return g, nil
+}
+
+// redisGroup is a cluster of three masters, any of which is killed.
+func redisGroup(o *testserver.Options) (server, error) {
+	c, err := testserver.RedisCluster(o)
+	if err != nil {
+		return nil, err
+	}
+	g := &group{
+		server: c, dsn: "redis://" + strings.Join(c.Addrs(), ","), whole: c.Await,
+		pick: func() (int, error) { return rand.IntN(3), nil },
+	}
+	for _, n := range c.Nodes() {
+		g.nodes = append(g.nodes, n)
+	}
+	return g, nil
+}
+
+// leads returns which of n servers leads the bucket, once one does.
+func leads(dsn string, n int) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	nc, err := natsgo.Connect(dsn, natsgo.RetryOnFailedConnect(true))
+	if err != nil {
+		return 0, err
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	for {
-		n, err := l.ask(ctx, js)
-		if err == nil {
-			return n, nil
+		name, err := leaderName(ctx, js)
+		for i := range n {
+			if name == fmt.Sprint("n", i+1) {
+				return i, nil
+			}
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("nobody leads the bucket: %w", err)
+			return 0, fmt.Errorf("nobody leads the bucket, but %q: %w", name, err)
 		}
 		pause(20 * time.Millisecond)
 	}
 }
 
-func (l *leader) ask(ctx context.Context, js jetstream.JetStream) (*natsserver.Server, error) {
+func leaderName(ctx context.Context, js jetstream.JetStream) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	s, err := js.Stream(ctx, "KV_idem")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	info, err := s.Info(ctx)
-	if err != nil {
-		return nil, err
+	c := s.CachedInfo().Cluster
+	if c == nil {
+		return "", errors.New("the bucket has no replicas")
 	}
-	if info.Cluster == nil {
-		return nil, errors.New("the bucket has no replicas")
-	}
-	for i, n := range l.Nodes() {
-		if info.Cluster.Leader == fmt.Sprint("n", i+1) {
-			return n, nil
-		}
-	}
-	return nil, fmt.Errorf("%q leads", info.Cluster.Leader)
+	return c.Leader, nil
 }

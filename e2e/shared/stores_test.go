@@ -12,8 +12,10 @@ import (
 	_ "github.com/ncruces/go-sqlite3/driver" // the driver "sqlite3"
 
 	"github.com/idem-go/idem"
+	"github.com/idem-go/idem/mysqlstore"
 	"github.com/idem-go/idem/natsstore"
 	"github.com/idem-go/idem/pgstore"
+	"github.com/idem-go/idem/redisstore"
 	"github.com/idem-go/idem/sqlitestore"
 	"github.com/idem-go/idem/testserver"
 	natsserver "github.com/idem-go/idem/testserver/nats"
@@ -45,6 +47,8 @@ type kind struct {
 	// tx says that it has transactions; clock, that its server's clock decides, and
 	// can be moved.
 	tx, clock bool
+	// cluster says that it is several servers, of which one at a time is killed.
+	cluster bool
 	// proxied is added to the DSN of a server behind a proxy.
 	proxied string
 	// serializable is added to the DSN for transactions that fail when they
@@ -54,7 +58,7 @@ type kind struct {
 
 // kinds are the stores that are tested.
 func kinds() []*kind {
-	return []*kind{postgres(), postgresSQL(), sqlite(), nats(), natsCluster()}
+	return []*kind{postgres(), postgresSQL(), mariadb(), mysql(), sqlite(), redis(), redisCluster(), nats(), natsCluster()}
 }
 
 func postgres() *kind {
@@ -115,6 +119,68 @@ func postgresSQL() *kind {
 	return k
 }
 
+func mariadb() *kind {
+	return &kind{
+		name: "mariadb", need: "mariadb", tx: true, clock: true,
+		start: func(o *testserver.Options) (server, error) { return started(testserver.MariaDB(o)) },
+		migrate: func(ctx context.Context, dsn string) error {
+			db, err := mysqlstore.Connect(ctx, dsn)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			return errors.Join(mysqlstore.Migrate(ctx, db, nil), makeRows(ctx, sqlQuerier{sqlCalls: db}, " ENGINE=InnoDB"))
+		},
+		open: func(ctx context.Context, c *config) (*opened, error) {
+			db, err := mysqlstore.Connect(ctx, c.DSN)
+			if err != nil {
+				return nil, err
+			}
+			s, err := mysqlstore.New(ctx, db, &mysqlstore.Options{SweepEvery: c.sweepEvery(), Logger: c.options().Logger})
+			if err != nil {
+				return nil, errors.Join(err, db.Close())
+			}
+			return sqlStore(s, db, c, false, func() error { return errors.Join(s.Close(), db.Close()) }), nil
+		},
+	}
+}
+
+// mysql is MySQL 8, where a variable names one.
+func mysql() *kind {
+	k := mariadb()
+	k.name, k.need, k.clock = "mysql8", "mysql8", false
+	k.start = func(o *testserver.Options) (server, error) { return started(testserver.MySQL(o)) }
+	return k
+}
+
+func redis() *kind {
+	return &kind{
+		name: "redis", need: "redis", clock: true,
+		start: func(o *testserver.Options) (server, error) { return started(testserver.Redis(o)) },
+		migrate: func(ctx context.Context, dsn string) error {
+			c, err := redisstore.Connect(ctx, dsn)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return redisstore.Migrate(ctx, c, nil)
+		},
+		open: func(ctx context.Context, c *config) (*opened, error) {
+			s, err := redisstore.Open(ctx, c.DSN, &redisstore.Options{SweepEvery: c.sweepEvery(), Logger: c.options().Logger})
+			if err != nil {
+				return nil, err
+			}
+			return leased(s, c, s.Close), nil
+		},
+	}
+}
+
+func redisCluster() *kind {
+	k := redis()
+	k.name, k.start, k.clock, k.cluster = "redis-cluster", redisGroup, false, true
+	return k
+}
+
 func sqlite() *kind {
 	return &kind{
 		name: "sqlite", tx: true,
@@ -162,18 +228,10 @@ func nats() *kind {
 	}
 }
 
-// natsCluster is three servers that have a copy each. To kill or to stop it is to
-// do so to the one that leads.
 func natsCluster() *kind {
 	k := nats()
-	k.name = "nats-cluster"
-	k.start = func(*testserver.Options) (server, error) {
-		c, err := natsserver.Cluster(nil)
-		if err != nil {
-			return nil, err
-		}
-		return &leader{Server: c}, nil
-	}
+	k.name, k.cluster = "nats-cluster", true
+	k.start = natsGroup
 	k.migrate = func(ctx context.Context, dsn string) error {
 		nc, err := natsstore.Connect(ctx, dsn)
 		if err != nil {
@@ -308,3 +366,4 @@ func each(t *testing.T, want func(*kind) bool, test func(t *testing.T, k *kind))
 func every(*kind) bool        { return true }
 func withTx(k *kind) bool     { return k.tx }
 func withServer(k *kind) bool { return k.start != nil }
+func single(k *kind) bool     { return k.start != nil && !k.cluster }
