@@ -70,7 +70,7 @@ func parseDSN(s string) (*dsn, error) {
 			return nil, errors.New("redisstore: the DSN's database should be a number")
 		}
 	}
-	for h := range strings.SplitSeq(hosts, ",") {
+	for _, h := range append(strings.Split(hosts, ","), d.query["addr"]...) {
 		addr, err := address(h)
 		if err != nil {
 			return nil, malformed
@@ -79,10 +79,10 @@ func parseDSN(s string) (*dsn, error) {
 	}
 	for name := range d.query {
 		switch name {
-		case "cluster", "sentinel", "sentinel_user", "sentinel_password", "ca", "cert", "key", "server_name", "skip_verify",
+		case "addr", "cluster", "sentinel", "master_set", "sentinel_user", "sentinel_password", "ca", "cert", "key", "server_name", "skip_verify",
 			"protocol", "db", "dial_timeout", "timeout", "client_name", "prefix", "wait_replicas", "wait_timeout", "partitions":
 		default:
-			return nil, errors.New("redisstore: the DSN has a setting that nobody knows: there are cluster, sentinel, sentinel_user, " +
+			return nil, errors.New("redisstore: the DSN has a setting that nobody knows: there are addr, cluster, sentinel, master_set, sentinel_user, " +
 				"sentinel_password, ca, cert, key, server_name, skip_verify, protocol, db, dial_timeout, timeout, client_name, prefix, " +
 				"wait_replicas, wait_timeout and partitions")
 		}
@@ -170,7 +170,9 @@ func OptionsOf(dsn string, o *Options) (*Options, error) {
 // the same. A single host may be a node of a cluster, which is found out; several
 // are nodes of one, or sentinels. The settings are
 //
-//	sentinel=NAME       the hosts are sentinels that watch the master of this name
+//	addr=HOST:PORT      one more host; may stand several times
+//	sentinel=NAME       the hosts are sentinels that watch the master of this name;
+//	                    master_set is the same
 //	sentinel_user,
 //	sentinel_password   for the sentinels; USER and PASSWORD are the master's
 //	cluster=true        a cluster, or an error; false is a single server
@@ -281,7 +283,7 @@ func (d *dsn) clientOption() (o rueidis.ClientOption, err error) {
 		return o, err
 	}
 	o.ClusterOption.ShardsRefreshInterval = 10 * time.Second
-	if name := d.query.Get("sentinel"); name != "" {
+	if name := or(d.query.Get("sentinel"), d.query.Get("master_set")); name != "" {
 		o.Sentinel = rueidis.SentinelOption{
 			MasterSet: name, Username: d.query.Get("sentinel_user"), Password: d.query.Get("sentinel_password"),
 			Dialer: o.Dialer, TLSConfig: o.TLSConfig, TopologyRefreshInterval: 5 * time.Second,
