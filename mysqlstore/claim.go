@@ -139,7 +139,7 @@ func (s *Store) take(ctx context.Context, on handle, req *driver.ClaimRequest, v
 	text, args := s.tables.again, []any{micros(req.Lease)}
 	if v == grant {
 		text, args = s.tables.take, []any{
-			rec.attempt + 1, req.Nonce[:], fingerprintBytes(req.Fingerprint), []byte(req.Scope), []byte(req.ID),
+			rec.attempt + 1, req.Nonce[:], fingerprintBytes(req.Fingerprint), nameBytes(req.Scope), nameBytes(req.ID),
 			micros(req.Tombstone), micros(req.Lease),
 		}
 	}

@@ -3,6 +3,7 @@ package mysqlstore
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"time"
 )
 
@@ -51,3 +52,11 @@ func ParseDSN(dsn string) (user, password, addr, database string, tls bool, most
 	}
 	return cfg.User, cfg.Passwd, cfg.Addr, cfg.DBName, cfg.TLS != nil || cfg.TLSConfig != "", most, nil
 }
+
+// Supported says whether a server's version is.
+func Supported(version string) bool {
+	return (&server{version: version, mariadb: strings.Contains(version, "MariaDB")}).supported()
+}
+
+// IsConflict says that a transaction may be tried again.
+func IsConflict(err error) bool { return isConflict(err) }

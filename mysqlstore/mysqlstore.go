@@ -54,9 +54,8 @@ var (
 // New returns a store whose tables are in the database of db, which stays the
 // caller's: Close leaves it open. Nil options are the defaults. It refuses, with
 // a sentence that says what to do, tables that are missing or of another
-// version, a server that is read-only, too old, or set so that the store's
-// statements mean something else there; what merely weakens the promise is
-// logged, once. A goroutine sweeps, unless the options say otherwise, until
+// version, a server that is read-only or too old, and connections without
+// autocommit; what merely weakens the promise is logged, once. A goroutine sweeps, unless the options say otherwise, until
 // Close.
 //
 // The store takes connections of db for single statements, and one for each

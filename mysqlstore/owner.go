@@ -68,7 +68,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 // completeArgs are the arguments of the completing statement.
 func completeArgs(ref driver.Ref, c *driver.Completion) []any {
 	return []any{
-		[]byte(c.Scope), []byte(c.ID), fingerprintBytes(c.Fingerprint), bytesOrNull(c.Result.Meta), bytesOrNull(c.Result.Body),
+		nameBytes(c.Scope), nameBytes(c.ID), fingerprintBytes(c.Fingerprint), bytesOrNull(c.Result.Meta), bytesOrNull(c.Result.Body),
 		c.Dropped, micros(c.Tombstone), micros(c.Retention), ref.Key[:], tokenOf(ref.Token),
 	}
 }

@@ -85,7 +85,7 @@ type row struct {
 
 // columns are what row.scan takes. A result that is over is left where it is.
 const columns = `format, kind, late, dropped, attempt, token, since, due, tombstone, answered, nonce, ended, fingerprint, scope, id, note, ` +
-	`IF(kind = 4 AND due > ` + clock + `, meta, NULL), IF(kind = 4 AND due > ` + clock + `, body, NULL), ` + clock
+	`IF(kind = 4 AND due > ` + clock + `, result_meta, NULL), IF(kind = 4 AND due > ` + clock + `, result_body, NULL), ` + clock
 
 // bareColumns are columns without the result.
 const bareColumns = `format, kind, late, dropped, attempt, token, since, due, tombstone, answered, nonce, ended, fingerprint, scope, id, note, ` +
@@ -185,10 +185,13 @@ func (r *record) holds(res driver.Result, dropped bool) bool {
 	return (r.dropped != 0) == dropped && string(r.meta) == string(res.Meta) && string(r.body) == string(res.Body)
 }
 
-// fingerprintBytes is a fingerprint as it is stored: nothing for none.
+// nameBytes is a scope or an id as it is stored.
+func nameBytes(s string) []byte { return bytesOrNull([]byte(s)) }
+
+// fingerprintBytes is a fingerprint as it is stored: NULL for none.
 func fingerprintBytes(f driver.Fingerprint) []byte {
 	if f.IsZero() {
-		return []byte{}
+		return nil
 	}
 	return append([]byte{f.Rule}, f.Sum[:]...)
 }

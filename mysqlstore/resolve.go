@@ -62,9 +62,9 @@ func (s *Store) resolve(ctx context.Context, key driver.Key, r *driver.Resolutio
 		return rec, err
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE `+s.tables.records+` SET kind = ?, late = ?, dropped = ?, since = ?, due = ?, tombstone = ?,`+
-		` answered = NULL, nonce = NULL, ended = ?, fingerprint = ?, scope = ?, id = ?, note = ?, meta = ?, body = ? WHERE hash = ?`,
+		` answered = NULL, nonce = NULL, ended = ?, fingerprint = ?, scope = ?, id = ?, note = ?, result_meta = ?, result_body = ? WHERE hash = ?`,
 		uint8(rec.kind), rec.late, rec.dropped, rec.since, rec.due, rec.tombstone,
-		rec.ended, notNull(rec.fingerprint), notNull(rec.scope), notNull(rec.id), rec.note, rec.meta, rec.body, key[:])
+		rec.ended, rec.fingerprint, bytesOrNull(rec.scope), bytesOrNull(rec.id), rec.note, rec.meta, rec.body, key[:])
 	if err != nil {
 		return record{}, err
 	}
@@ -104,12 +104,4 @@ func (r *record) resolve(res *driver.Resolution) (changed bool, err error) {
 		r.scope, r.id = nil, nil
 	}
 	return true, nil
-}
-
-// notNull is b for a column that has no NULL.
-func notNull(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
 }

@@ -26,7 +26,7 @@ type server struct {
 }
 
 // variables are read at the start.
-const variables = `'autocommit','sql_mode','read_only','super_read_only','innodb_read_only','max_allowed_packet',` +
+const variables = `'autocommit','read_only','super_read_only','innodb_read_only','max_allowed_packet',` +
 	`'innodb_flush_log_at_trx_commit','log_bin','sync_binlog','binlog_format','innodb_doublewrite','wsrep_on','fsync',` +
 	`'innodb_log_file_size','innodb_log_files_in_group','innodb_redo_log_capacity','innodb_lock_wait_timeout',` +
 	`'innodb_snapshot_isolation','rpl_semi_sync_master_enabled','rpl_semi_sync_source_enabled','innodb_flush_method'`
@@ -117,18 +117,6 @@ func (srv *server) supported() bool {
 	return major >= 8
 }
 
-// strangeModes are of sql_mode, and change what the statements mean.
-func (srv *server) strangeModes() []string {
-	var found []string
-	for mode := range strings.SplitSeq(srv.vars["sql_mode"], ",") {
-		switch mode {
-		case "SIMULTANEOUS_ASSIGNMENT", "EMPTY_STRING_IS_NULL":
-			found = append(found, mode)
-		}
-	}
-	return found
-}
-
 // readOnly names the variable that makes the server refuse writes, or is empty.
 func (srv *server) readOnly() string {
 	for _, name := range []string{"innodb_read_only", "super_read_only", "read_only"} {
@@ -164,9 +152,6 @@ func (srv *server) refusal() error {
 		return errors.New("mysqlstore: the connection has no database; name one in the DSN")
 	case !srv.on("autocommit"):
 		return errors.New("mysqlstore: autocommit is off, so that no claim would ever be committed; turn it on for these connections")
-	case len(srv.strangeModes()) > 0:
-		return fmt.Errorf("mysqlstore: sql_mode has %s, with which statements mean something else; take it out for these connections",
-			strings.Join(srv.strangeModes(), " and "))
 	}
 	if err := srv.schemaRefusal(); err != nil {
 		return err

@@ -55,7 +55,7 @@ func (t *tables) claimText(wait int) string {
 func claimArgs(req *driver.ClaimRequest) []any {
 	return []any{
 		req.Key[:], micros(req.Lease), micros(req.Tombstone), req.Nonce[:], fingerprintBytes(req.Fingerprint),
-		[]byte(req.Scope), []byte(req.ID),
+		nameBytes(req.Scope), nameBytes(req.ID),
 	}
 }
 
@@ -65,7 +65,7 @@ func claimArgs(req *driver.ClaimRequest) []any {
 func (t *tables) takeText() string {
 	return `UPDATE ` + t.records + ` SET token = LAST_INSERT_ID(GREATEST(` + clock + `, token + 1)), since = ` + clock + `,` +
 		` attempt = ?, nonce = ?, fingerprint = ?, scope = ?, id = ?, tombstone = ?, due = ` + clock + ` + ?, kind = 1,` +
-		` late = 0, dropped = 0, answered = NULL, ended = NULL, note = NULL, meta = NULL, body = NULL` + asRead
+		` late = 0, dropped = 0, answered = NULL, ended = NULL, note = NULL, result_meta = NULL, result_body = NULL` + asRead
 }
 
 // asRead are the conditions that a row is as it was read; its token tells a claim
@@ -113,20 +113,20 @@ func newTables(prefix string, returning bool) *tables {
 	// evaluates them from left to right, MariaDB all at once if sql_mode says so.
 	t.complete = `UPDATE ` + t.records + ` SET late = LAST_INSERT_ID(IF(kind = 1 AND due > ` + clock + `, 0, 1)),` +
 		` scope = IF(kind = 7, ?, scope), id = IF(kind = 7, ?, id), fingerprint = IF(kind = 7, ?, fingerprint),` +
-		` meta = ?, body = ?, dropped = ?, tombstone = ?, ended = COALESCE(nonce, ended), nonce = NULL, answered = NULL,` +
+		` result_meta = ?, result_body = ?, dropped = ?, tombstone = ?, ended = COALESCE(nonce, ended), nonce = NULL, answered = NULL,` +
 		` since = ` + clock + `, due = ` + clock + ` + ?, kind = 4` +
 		owned + ` AND kind IN (1, 2, 3, 7) AND NOT ` + over(clock)
 
 	// In a transaction of the store's own nobody else has seen the claim.
 	own := func(attempt string) string {
-		return `UPDATE ` + t.records + ` SET ` + attempt + `meta = ?, body = ?, dropped = ?, tombstone = ?, ended = nonce, nonce = NULL,` +
+		return `UPDATE ` + t.records + ` SET ` + attempt + `result_meta = ?, result_body = ?, dropped = ?, tombstone = ?, ended = nonce, nonce = NULL,` +
 			` since = ` + clock + `, due = ` + clock + ` + ?, kind = 4` + owned + ` AND kind = 1`
 	}
 	t.completeOwn, t.completeCounted = own(``), own(`attempt = ?, `)
 
 	// What an operator noted is kept, and then the record's name with it.
 	t.release = `UPDATE ` + t.records + ` SET attempt = attempt - ?, answered = IF(?, token, NULL), ended = nonce, nonce = NULL,` +
-		` scope = IF(note IS NULL, '', scope), id = IF(note IS NULL, '', id), fingerprint = '', tombstone = 0,` +
+		` scope = IF(note IS NULL, NULL, scope), id = IF(note IS NULL, NULL, id), fingerprint = NULL, tombstone = 0,` +
 		` due = ` + clock + ` + ?, kind = 6` + owned + live
 
 	// A lease that has ended by itself became unknown at its end.

@@ -18,6 +18,7 @@ import (
 	"github.com/idem-go/idem/drivertest"
 	"github.com/idem-go/idem/mysqlstore"
 	"github.com/idem-go/idem/testserver"
+	"github.com/idem-go/idem/testserver/cut"
 )
 
 func TestMain(m *testing.M) {
@@ -141,6 +142,68 @@ func (b *bed) exec(t testing.TB, text string, args ...any) {
 	}
 }
 
+// private starts a server for one test, nil where that cannot be.
+func private(t testing.TB, o *testserver.Options) *bed {
+	t.Helper()
+	if o == nil {
+		o = &testserver.Options{}
+	}
+	if o.Settings == nil {
+		o.Settings = map[string]string{}
+	}
+	o.Settings["innodb-flush-log-at-trx-commit"] = or(o.Settings["innodb-flush-log-at-trx-commit"], "1")
+	server, err := testserver.MariaDB(o)
+	if !testserver.Need(t, "mariadb", err) {
+		return nil
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Errorf("stopping the server: %v", err)
+		}
+	})
+	return &bed{server: server, db: connect(t, server.DSN())}
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// connect returns a pool of its own for a test.
+func connect(t testing.TB, dsn string) *sql.DB {
+	t.Helper()
+	db, err := mysqlstore.Connect(context.Background(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// over returns the same server through other connections.
+func (b *bed) over(db *sql.DB) *bed { return &bed{server: b.server, db: db} }
+
+// with returns the same server with parameters in the DSN, which the driver sets
+// as variables of each connection.
+func (b *bed) with(t testing.TB, params string) *bed {
+	t.Helper()
+	return b.over(connect(t, b.server.DSN()+"?"+params))
+}
+
+// through returns the same server behind a proxy, and the proxy.
+func (b *bed) through(t testing.TB, params string) (*bed, *cut.Proxy) {
+	t.Helper()
+	p, err := cut.Listen(b.server.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	dsn := strings.Replace(b.server.DSN(), b.server.Addr(), p.Addr(), 1)
+	return b.over(connect(t, dsn+"?"+params)), p
+}
+
 // one is a store of a test, and the prefix of its tables.
 type one struct {
 	*mysqlstore.Store
@@ -250,5 +313,61 @@ func completionOf(req driver.ClaimRequest, meta, body string) driver.Completion 
 	return driver.Completion{
 		Result: driver.Result{Meta: []byte(meta), Body: []byte(body)}, Scope: req.Scope, ID: req.ID, Fingerprint: req.Fingerprint,
 		Retention: time.Hour, Tombstone: 24 * time.Hour,
+	}
+}
+
+func grant(t testing.TB, s driver.Store, req driver.ClaimRequest) driver.Ref {
+	t.Helper()
+	reply, err := s.Claim(context.Background(), req)
+	if err != nil || !reply.Granted {
+		t.Fatalf("Claim: granted %v, %s, %v", reply.Granted, reply.Record.State, err)
+	}
+	return driver.Ref{Key: req.Key, Token: reply.Record.Token}
+}
+
+func complete(t testing.TB, s driver.Store, ref driver.Ref, c driver.Completion) {
+	t.Helper()
+	if _, err := s.Complete(context.Background(), ref, c); err != nil {
+		t.Fatalf("Complete: %v", err)
+	}
+}
+
+func lookup(t testing.TB, s driver.Store, key driver.Key, want driver.State) driver.Record {
+	t.Helper()
+	rec, err := s.Lookup(context.Background(), key)
+	if err != nil {
+		t.Fatalf("Lookup: %v", err)
+	}
+	if rec.State != want {
+		t.Fatalf("the record is %v; it should be %v", rec.State, want)
+	}
+	return rec
+}
+
+// eventually polls until what it waits for has happened.
+func eventually(t testing.TB, what string, happened func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !happened() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("%s: it has not happened", what)
+		}
+	}
+}
+
+func txRequestOf(scope, id string) driver.TxRequest {
+	return driver.TxRequest{Key: driver.KeyOf(scope, id), Scope: scope, ID: id, Wait: 20 * time.Second, Retention: time.Hour}
+}
+
+// effect is work that adds one row.
+func (s *one) effect(id string) driver.TxWork[*sql.Tx] {
+	return func(ctx context.Context, tx *sql.Tx, _ driver.Record) (driver.Completion, error) {
+		_, err := tx.ExecContext(ctx, "INSERT INTO "+s.prefix+"effects (name) VALUES (?)", id)
+		return completionOf(driver.ClaimRequest{Scope: "tx", ID: id}, "201", "done "+id), err
 	}
 }

@@ -75,8 +75,8 @@ func (s *Store) sweepKind(ctx context.Context, k kind, limit int) (found, swept 
 			// The tombstone counts from the end of the lease.
 			err = s.change(ctx, tx, `UPDATE `+s.tables.records+` SET due = due + tombstone, kind = 2`, append(over, passed...))
 		case k == completed:
-			err = s.change(ctx, tx, `UPDATE `+s.tables.records+` SET since = due, due = due + tombstone, tombstone = 0, fingerprint = '', dropped = 0,`+
-				` meta = NULL, body = NULL, scope = IF(note IS NULL, '', scope), id = IF(note IS NULL, '', id), kind = 5`, passed)
+			err = s.change(ctx, tx, `UPDATE `+s.tables.records+` SET since = due, due = due + tombstone, tombstone = 0, fingerprint = NULL, dropped = 0,`+
+				` result_meta = NULL, result_body = NULL, scope = IF(note IS NULL, NULL, scope), id = IF(note IS NULL, NULL, id), kind = 5`, passed)
 			swept = len(passed)
 			fallthrough
 		default:

@@ -12,12 +12,12 @@ CREATE TABLE IF NOT EXISTS `{prefix}records` (
   answered    BIGINT            NULL,
   nonce       VARBINARY(16)     NULL,
   ended       VARBINARY(16)     NULL,
-  fingerprint VARBINARY(33)     NOT NULL,
-  scope       VARBINARY(4096)   NOT NULL,
-  id          VARBINARY(4096)   NOT NULL,
+  fingerprint VARBINARY(33)     NULL,
+  scope       VARBINARY(4096)   NULL,
+  id          VARBINARY(4096)   NULL,
   note        BLOB              NULL,
-  meta        LONGBLOB          NULL,
-  body        LONGBLOB          NULL,
+  result_meta LONGBLOB          NULL,
+  result_body LONGBLOB          NULL,
   PRIMARY KEY (hash),
   KEY due (kind, due)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET binary;
