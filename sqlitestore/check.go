@@ -13,7 +13,7 @@ import (
 // Check looks at a database: whether its tables are there and right, and at every
 // setting that keeps the promise or breaks it. What it reads of a connection's own
 // settings (synchronous, locking_mode) is that of one connection of the pool; the
-// others are alike where the DSN sets them. It writes nothing. The error is that of
+// others are alike where the DSN sets them. It changes nothing. The error is that of
 // a database which cannot be asked at all.
 func Check(ctx context.Context, db *sql.DB, o *Options) ([]driver.Finding, error) {
 	set, err := o.settings()
@@ -178,13 +178,17 @@ func (c *checker) writable(ctx context.Context) error {
 		c.found(driver.SeverityError, "query_only", "on", "the connection refuses to write", remedy)
 		return nil
 	}
-	// Another's transaction is not waited for: that it could begin says as much.
+	// A read-only database lets transactions begin, so something is written, and
+	// taken back.
 	_, err = c.conn.ExecContext(ctx, "BEGIN IMMEDIATE")
+	if err == nil {
+		_, err = c.conn.ExecContext(ctx, c.set.sql("CREATE TABLE idem_can_be_written (n)"))
+		if _, rerr := c.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK"); err == nil && rerr != nil {
+			return explain(rerr)
+		}
+	}
 	switch {
 	case err == nil:
-		if _, err := c.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK"); err != nil {
-			return explain(err)
-		}
 		c.ok("writing", "allowed")
 	case primary(err) == codeReadonly, primary(err) == codeCantOpen:
 		c.found(driver.SeverityError, "writing", "refused", "the database is read-only", remedy)

@@ -154,11 +154,18 @@ func TestTheDiskIsFull(t *testing.T) {
 	}
 }
 
+// isFull checks that an error says that there is no room; some drivers say of a full
+// disk only that a write failed.
 func isFull(t testing.TB, call string, err error) {
 	t.Helper()
-	if sqlitestore.Code(err)&0xff != 13 || !strings.Contains(err.Error(), "make room") && call != "DoTx" || errors.Is(err, sqlitestore.ErrStopped) {
-		t.Errorf("%s: %v; it should say that the disk is full", call, err)
+	const full, failedWrite = 13, 10 | 3<<8
+	c := sqlitestore.Code(err)
+	switch {
+	case c != full && c != failedWrite, errors.Is(err, sqlitestore.ErrStopped):
+	case strings.Contains(err.Error(), "make room"), strings.Contains(err.Error(), "whether the disk is full"):
+		return
 	}
+	t.Errorf("%s: %v (code %d); it should say that the disk is full", call, err, c)
 }
 
 // A write that fails without a word about room changes nothing either.

@@ -127,6 +127,9 @@ func explain(err error) error {
 		hint = "; the file, its folder or the connection does not allow writing"
 	case codeFull:
 		hint = "; make room on the disk, or raise max_page_count"
+	case codeIOErr:
+		// Some drivers say this of a full disk, too.
+		hint = "; see whether the disk is full, and what the system's log says of it"
 	case codeCorrupt, codeNotADB:
 		hint = "; restore the file from a backup, PRAGMA integrity_check says more"
 	case codeCantOpen:

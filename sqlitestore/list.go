@@ -65,7 +65,7 @@ func (s *Store) List(ctx context.Context, q driver.Query) (driver.Page, error) {
 func (s *Store) rows(ctx context.Context, at *cursor, limit int) (rows []row, err error) {
 	err = s.patiently(ctx, func() (err error) {
 		if at.open {
-			rows, err = rowsOf(s.stmts.listOpen.QueryContext(ctx, at.kind, at.due, at.n, limit))
+			rows, err = rowsOf(s.stmts.listOpen.QueryContext(ctx, at.kind, at.due, at.since, at.n, limit))
 		} else {
 			rows, err = rowsOf(s.stmts.list.QueryContext(ctx, at.key, limit))
 		}
@@ -89,9 +89,9 @@ func selects(q driver.Query, r *record) bool {
 type cursor struct {
 	key []byte
 	// open says that only records in flight and unknown ones are read, in the
-	// order of kind, due and n.
-	open         bool
-	kind, due, n int64
+	// order of kind, due, since and n.
+	open                bool
+	kind, due, since, n int64
 }
 
 func isOpen(q driver.Query) bool {
@@ -103,12 +103,14 @@ func isOpen(q driver.Query) bool {
 	return len(q.States) > 0
 }
 
-func (c *cursor) pass(w *raw) { c.key, c.kind, c.due, c.n = w.key, w.kind, w.due, w.n }
+func (c *cursor) pass(w *raw) {
+	c.key, c.kind, c.due, c.since, c.n = w.key, w.kind, w.due, w.since, w.n
+}
 
 // String is what parseCursor reads.
 func (c *cursor) String() string {
 	if c.open {
-		return fmt.Sprintf("open.%d.%d.%d", c.kind, c.due, c.n)
+		return fmt.Sprintf("open.%d.%d.%d.%d", c.kind, c.due, c.since, c.n)
 	}
 	return hex.EncodeToString(c.key)
 }
@@ -119,7 +121,7 @@ func parseCursor(q driver.Query) (*cursor, error) {
 		return c, nil
 	}
 	if c.open && strings.HasPrefix(q.After, "open.") {
-		if n, err := fmt.Sscanf(q.After, "open.%d.%d.%d", &c.kind, &c.due, &c.n); n == 3 && err == nil {
+		if n, err := fmt.Sscanf(q.After, "open.%d.%d.%d.%d", &c.kind, &c.due, &c.since, &c.n); n == 4 && err == nil {
 			return c, nil
 		}
 	}

@@ -67,9 +67,6 @@ func New(ctx context.Context, db *sql.DB, o *Options) (*Store, error) {
 		return nil, err
 	}
 	findings, err := check(ctx, db, &set, false)
-	if err != nil {
-		return nil, err
-	}
 	for _, f := range findings {
 		switch f.Severity {
 		case driver.SeverityError:
@@ -78,6 +75,9 @@ func New(ctx context.Context, db *sql.DB, o *Options) (*Store, error) {
 			set.Logger.WarnContext(ctx, "idem: the database's settings weaken the promise",
 				"subject", f.Subject, "found", f.Found, "means", f.Means, "remedy", f.Remedy)
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	s := &Store{db: db, set: set, gate: make(chan struct{}, 1), durable: durable(findings)}
 	s.life, s.end = context.WithCancel(context.Background())

@@ -64,7 +64,7 @@ const (
 	sqlWatched = `SELECT key, token FROM idem_records WHERE kind = 1 AND key IN (KEYS)`
 
 	sqlList     = `SELECT COLUMNS FROM idem_records r WHERE key > ?1 ORDER BY key LIMIT ?2`
-	sqlListOpen = `SELECT COLUMNS FROM idem_records r WHERE kind <= 3 AND (kind, due, n) > (?1, ?2, ?3) ORDER BY kind, due, n LIMIT ?4`
+	sqlListOpen = `SELECT COLUMNS FROM idem_records r WHERE kind <= 3 AND (kind, due, since, n) > (?1, ?2, ?3, ?4) ORDER BY kind, due, since, n LIMIT ?5`
 )
 
 // numbers are the columns that are null where a key has no row.

@@ -140,7 +140,9 @@ type faults struct {
 	fail     atomic.Int64
 	failWith error
 	commits  atomic.Int64
-	begins   atomic.Int64
+	// refuse counts down: the transaction at which it comes to 0 does not begin, and
+	// gives what failWith says.
+	refuse atomic.Int64
 }
 
 var errLost = errors.New("the answer was lost")
@@ -175,8 +177,10 @@ type spoiledConn struct {
 }
 
 func (c *spoiledConn) BeginTx(ctx context.Context, o sqldriver.TxOptions) (sqldriver.Tx, error) {
+	if c.faults.refuse.Add(-1) == 0 {
+		return nil, c.faults.failWith
+	}
 	tx, err := c.Conn.BeginTx(ctx, o)
-	c.faults.begins.Add(1)
 	return &spoiledTx{tx, c.faults}, err
 }
 

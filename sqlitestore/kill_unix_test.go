@@ -1,3 +1,5 @@
+//go:build unix
+
 package sqlitestore_test
 
 import (
@@ -336,5 +338,51 @@ func TestTheFileMayNotGrow(t *testing.T) {
 			t.Errorf("key %s: %d effects", id, got)
 		}
 		state(t, s, id, driver.StateCompleted)
+	}
+}
+
+// A disk that really is full, where this process may make a small one.
+func TestADiskThatReallyIsFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := mountSmall(dir); err != nil {
+		t.Logf("NOT TESTED: a small disk cannot be made here: %v", err)
+		return
+	}
+	t.Cleanup(func() { must(t, unmount(dir)) })
+	file := filepath.Join(dir, "app.db")
+	db := migrated(t, open(t, file, durable), nil)
+	must(t, execute(db, `CREATE TABLE effects (name TEXT NOT NULL)`))
+	s := newStore(t, db, &sqlitestore.Options{SweepEvery: -1})
+	ballast := filepath.Join(dir, "ballast")
+	must(t, os.WriteFile(ballast, make([]byte, 1<<20), 0o600))
+	ran := 0
+	work := func(id string) (driver.TxReply, error) {
+		return s.DoTx(t.Context(), txRequest(id), func(ctx context.Context, tx *sql.Tx, rec driver.Record) (driver.Completion, error) {
+			_, err := effect(id)(ctx, tx, rec)
+			return completion(strings.Repeat("x", 100_000)), err
+		})
+	}
+	for ; ran < 1000; ran++ {
+		reply, err := work(fmt.Sprint(ran))
+		if err != nil {
+			isFull(t, "DoTx", err)
+			break
+		}
+		if !reply.Ran {
+			t.Fatalf("the record is %v", reply.Record.State)
+		}
+	}
+	if ran == 1000 {
+		t.Fatal("the disk was never full")
+	}
+	must(t, os.Remove(ballast))
+	if reply, err := work(fmt.Sprint(ran)); err != nil || !reply.Ran {
+		t.Errorf("with room: ran %v, %v", reply.Ran, err)
+	}
+	for n := range ran + 1 {
+		if got := effects(t, db, fmt.Sprint(n)); got != 1 {
+			t.Errorf("key %d: %d effects", n, got)
+		}
+		state(t, s, fmt.Sprint(n), driver.StateCompleted)
 	}
 }
