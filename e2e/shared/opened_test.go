@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -75,7 +76,8 @@ type txStore interface {
 	querier
 	// do is idem.DoTx.
 	do(ctx context.Context, req idem.Request, work func(context.Context, querier) (string, error)) (idem.Outcome[string], error)
-	// complete is idem.CompleteTx in a transaction with rows, and its commit.
+	// complete is idem.CompleteTx in a transaction with rows, and its commit. An error
+	// that is errWork says that nothing was committed; the claim is held then.
 	complete(ctx context.Context, c *idem.Claim, value string, rows func(context.Context, querier) error) error
 	// completeRaw is the store's CompleteTx, and the commit where it succeeds.
 	completeRaw(ctx context.Context, ref driver.Ref, c driver.Completion, rows func(context.Context, querier) error) error
@@ -98,12 +100,15 @@ func (s *transactions[Tx]) do(ctx context.Context, req idem.Request, work func(c
 func (s *transactions[Tx]) complete(ctx context.Context, c *idem.Claim, value string, rows func(context.Context, querier) error) error {
 	tx, err := s.begin(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errWork, err)
 	}
 	if err := rows(ctx, s.in(tx)); err != nil {
-		return errors.Join(err, s.rollback(ctx, tx))
+		return fmt.Errorf("%w: %w", errWork, errors.Join(err, s.rollback(ctx, tx)))
 	}
 	settle, err := idem.CompleteTx(ctx, c, tx, resultOf(value))
+	if errors.Is(err, idem.ErrStore) {
+		return fmt.Errorf("%w: %w", errWork, errors.Join(err, s.rollback(ctx, tx)))
+	}
 	if err != nil {
 		// The application goes on as if nothing were: the commit must be refused.
 		if cerr := s.commit(ctx, tx); cerr == nil {
@@ -111,7 +116,11 @@ func (s *transactions[Tx]) complete(ctx context.Context, c *idem.Claim, value st
 		}
 		return err
 	}
-	return settle(s.commit(ctx, tx))
+	commit := s.commit(ctx, tx)
+	if err := settle(commit); err == nil || commit == nil || errors.Is(err, idem.ErrStore) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errWork, commit)
 }
 
 func (s *transactions[Tx]) completeRaw(ctx context.Context, ref driver.Ref, c driver.Completion, rows func(context.Context, querier) error) error {

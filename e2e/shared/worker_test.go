@@ -74,8 +74,8 @@ const (
 	gone       what = "gone" // the worker has ended without an answer
 )
 
-// errWork marks an error of the work in a transaction: the database did not take its
-// statements.
+// errWork marks an error of the work in a transaction: the database did not take it,
+// and nothing of it was done.
 var errWork = errors.New("the work failed")
 
 // kindOf says what an error of idem's means.
@@ -316,6 +316,9 @@ func (p *player) completeTx(ctx context.Context, req idem.Request, t task, a *an
 	p.begun(b.Claim.Context(), t, a)
 	v := newValue()
 	err = p.tx.complete(ctx, b.Claim, v, func(ctx context.Context, q querier) error { return p.rows(ctx, q, t, v) })
+	if errors.Is(err, errWork) {
+		_ = b.Claim.Release(nil) // nothing was done; whoever asks next does it
+	}
 	return idem.Outcome[string]{Value: v}, err
 }
 
