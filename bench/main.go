@@ -124,6 +124,10 @@ func run(ctx context.Context, s settings, out, progress io.Writer) (r *report.Re
 	}); err != nil {
 		return nil, err
 	}
+	log("measuring what records take")
+	if r.Sizes, err = shared.Sizes(ctx, servers, s.many/10); err != nil {
+		return nil, err
+	}
 	if r.Allocs, err = allocs.Measure(s.requests); err != nil {
 		return nil, err
 	}

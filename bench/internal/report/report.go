@@ -29,6 +29,7 @@ type Report struct {
 	Proxies  *proxies.Results
 	Stores   []stores.Comparison
 	Shared   []shared.Comparison
+	Sizes    []shared.Size
 	Allocs   []allocs.Count
 }
 
@@ -125,6 +126,7 @@ func (r *Report) Markdown() string {
 	r.latency(&b)
 	r.stores(&b)
 	r.shared(&b)
+	r.sizes(&b)
 	r.allocations(&b)
 	return b.String()
 }
@@ -194,6 +196,15 @@ func (r *Report) shared(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "| %s; %s | %d | %.0f | %.0f | %s | %s | %s |\n", c.Name, c.Peer, c.Callers, c.Mine.Median(), c.Theirs.Median(),
 			ranged(c.Ratio, "%.2f"), least, verdict)
+	}
+	b.WriteString("\n")
+}
+
+func (r *Report) sizes(b *strings.Builder) {
+	b.WriteString("### What records take, in bytes each, with indexes, compacted\n\n")
+	b.WriteString("| engine | records | completed, with a result of 1 KiB | tombstone, as a sweep leaves it |\n|---|---:|---:|---:|\n")
+	for _, s := range r.Sizes {
+		fmt.Fprintf(b, "| %s | %d | %.0f | %.0f |\n", s.Name, s.Records, s.Completed, s.Tombstone)
 	}
 	b.WriteString("\n")
 }

@@ -32,4 +32,14 @@ func TestCompare(t *testing.T) {
 			t.Errorf("%s at %d callers has no figures: %+v", c.Name, c.Callers, c)
 		}
 	}
+	sizes, err := Sizes(t.Context(), s, 5000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range sizes {
+		t.Logf("%+v", size)
+		if size.Completed < 1024 || size.Tombstone <= 0 || size.Name == "" {
+			t.Errorf("%+v", size)
+		}
+	}
 }
