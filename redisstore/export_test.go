@@ -37,3 +37,6 @@ func (s *Store) Advance(ctx context.Context, d time.Duration) error {
 	s.bound.forget()
 	return nil
 }
+
+// Recheck looks at the server's settings as the store does now and then.
+func (s *Store) Recheck(ctx context.Context) error { return s.recheck(ctx) }

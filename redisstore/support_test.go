@@ -127,13 +127,13 @@ func with(t testing.TB, dsn, name, value string) string {
 }
 
 // do runs a command, which must succeed.
-func do(t testing.TB, c rueidis.Client, args ...string) rueidis.RedisMessage {
+func do(t testing.TB, c rueidis.Client, args ...string) *rueidis.RedisMessage {
 	t.Helper()
-	m, err := c.Do(context.WithoutCancel(t.Context()), c.B().Arbitrary(args[0]).Args(args[1:]...).Build()).ToMessage()
+	m, err := c.Do(context.WithoutCancel(t.Context()), c.B().Arbitrary(args[0]).Args(args[1:]...).Build().ToRetryable()).ToMessage()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		t.Fatalf("%s: %v", args[0], err)
 	}
-	return m
+	return &m
 }
 
 // recordKey is the key of a record in a store of four partitions.
