@@ -562,11 +562,12 @@ func (e *txEnv[Tx]) holding(req driver.TxRequest, err error) *held {
 	e.Helper()
 	h := &held{letting: make(chan struct{}), ended: make(chan struct{})}
 	began := make(chan struct{})
+	var once sync.Once // the database may want the transaction to be tried again
 	go func() {
 		defer close(h.ended)
 		_, got := e.tx.DoTx(e.ctx, req, func(ctx context.Context, tx Tx, rec driver.Record) (driver.Completion, error) {
 			c, werr := e.work(req.ID, "body")(ctx, tx, rec)
-			close(began)
+			once.Do(func() { close(began) })
 			<-h.letting
 			return c, errors.Join(werr, err)
 		})
