@@ -110,7 +110,7 @@ func (s *Store) insert(ctx context.Context, on handle, wait int, req *driver.Cla
 	if err != nil {
 		return 0, nil, err
 	}
-	if s.tables.returning {
+	if s.tables.returns(wait) {
 		var r row
 		if err := r.scan(stmt.QueryRowContext(ctx, claimArgs(req)...)); err != nil {
 			return 0, nil, err

@@ -113,6 +113,8 @@ func parseDSN(dsn string) (cfg *mysql.Config, most int, err error) {
 	if cfg.MultiStatements {
 		return nil, 0, errDSN("multiStatements=true would let one text hold many statements, which nothing here needs")
 	}
+	// What the driver would print by itself is in the errors that it returns.
+	cfg.Logger = &mysql.NopLogger{}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = dialTimeout
 	}

@@ -270,7 +270,7 @@ func (s *Store) claimTx(ctx context.Context, req *driver.ClaimRequest, wait time
 	}
 	o := &openTx{store: s}
 	var err error
-	if s.tables.returning {
+	if s.tables.mariadb {
 		o.tx, err = s.db.BeginTx(ctx, nil)
 		if err != nil {
 			return nil, answer{}, err
