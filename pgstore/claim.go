@@ -141,6 +141,8 @@ func (c *claimCall) scanQuick(scan scanner) error {
 	if granted {
 		found.nonce, found.scope, found.id = c.req.Nonce[:], []byte(c.req.Scope), []byte(c.req.ID)
 		found.rule, found.sum = int64(c.req.Fingerprint.Rule), c.req.Fingerprint.Sum[:]
+		// The clock was read for each of both columns.
+		found.now = found.due - microseconds(c.req.Lease)
 	}
 	c.take(found, granted)
 	return nil

@@ -32,3 +32,10 @@ func (r *records) Exec(ctx context.Context, text string, args ...any) error {
 
 // Tables are the names of the tables of records and of attempts.
 func (r *records) Tables() (records, attempts string) { return r.name.records, r.name.attempts }
+
+// Queued is how many calls wait for a group.
+func (r *records) Queued() int {
+	r.group.mu.Lock()
+	defer r.group.mu.Unlock()
+	return len(r.group.queue)
+}

@@ -7,6 +7,7 @@ require (
 	github.com/idem-go/idem/drivertest/linearize v0.1.0
 	github.com/idem-go/idem/testserver v0.1.0
 	github.com/jackc/pgx/v5 v5.12.0
+	github.com/lib/pq v1.12.3
 )
 
 require (

@@ -1,14 +1,10 @@
 package pgstore_test
 
 import (
-	"database/sql"
 	"testing"
-	"time"
 
-	"github.com/idem-go/idem/driver"
 	"github.com/idem-go/idem/drivertest"
 	"github.com/idem-go/idem/drivertest/linearize"
-	"github.com/idem-go/idem/testserver"
 )
 
 func TestConformance(t *testing.T) {
@@ -80,8 +76,3 @@ func TestDBLinearizable(t *testing.T) {
 		linearize.Run(t, b.dbHarness(b.sql), rounds(50))
 	}
 }
-
-var _ = sql.ErrNoRows
-var _ = time.Second
-var _ driver.Store
-var _ = testserver.Need

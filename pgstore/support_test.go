@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,7 +27,8 @@ import (
 
 func TestMain(m *testing.M) {
 	drivertest.ServeChild(func(arg string) (driver.Store, func(), error) {
-		s, err := pgstore.Open(context.Background(), arg, childOptions())
+		schema, dsn, _ := strings.Cut(arg, " ")
+		s, err := pgstore.Open(context.Background(), dsn, defaults(pgstore.Options{Schema: schema}))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -35,10 +37,6 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	testserver.StopAll()
 	os.Exit(code)
-}
-
-func childOptions() *pgstore.Options {
-	return &pgstore.Options{Schema: os.Getenv("PGSTORE_TEST_SCHEMA"), SweepEvery: -1, Logger: slog.New(slog.DiscardHandler)}
 }
 
 // quick are the settings of servers of which no test cuts the power.
