@@ -36,7 +36,7 @@ func redisProgram(name string, defaults map[string]string, o *Options) (Program,
 		Args: []string{server, "{dir}/redis.conf"},
 		Prepare: func(dir, port string) error {
 			settings := map[string]string{
-				"bind": "127.0.0.1", "port": port, "dir": dataDir(dir), "daemonize": "no", "save": "",
+				"bind": "127.0.0.1", "port": port, "dir": "data", "daemonize": "no", "save": "",
 				"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction",
 			}
 			for k, v := range defaults {

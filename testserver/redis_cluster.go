@@ -164,7 +164,7 @@ func startSentinel(masterPort string) (*Server, error) {
 		Args: []string{server, "{dir}/redis.conf", "--sentinel"},
 		Prepare: func(dir, port string) error {
 			return configureRedis(dir, map[string]string{
-				"bind": "127.0.0.1", "port": port, "dir": dataDir(dir), "daemonize": "no",
+				"bind": "127.0.0.1", "port": port, "dir": "data", "daemonize": "no",
 				"sentinel": "monitor " + MasterSet + " 127.0.0.1 " + masterPort + " 2\n" +
 					"sentinel down-after-milliseconds " + MasterSet + " 1000\n" +
 					"sentinel failover-timeout " + MasterSet + " 4000",

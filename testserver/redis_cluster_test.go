@@ -1,7 +1,6 @@
 package testserver
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -104,7 +103,7 @@ func TestPgBouncer(t *testing.T) {
 	if err := errors.Join(s.Kill(), s.Start()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := psql(context.Background(), s, "SELECT current_user"); err != nil || got != "idem" {
+	if got, err := psql(t.Context(), s, "SELECT current_user"); err != nil || got != "idem" {
 		t.Errorf("%q %v", got, err)
 	}
 }

@@ -17,7 +17,7 @@ type owner struct{ uid, gid uint32 }
 // root's, which some servers refuse to run as. Otherwise it is nil.
 func unprivileged(names ...string) (*owner, error) {
 	if os.Geteuid() != 0 {
-		return nil, nil //nolint:nilnil // this process's own user
+		return nil, nil // this process's own
 	}
 	for _, name := range names {
 		u, err := user.Lookup(name)

@@ -160,7 +160,7 @@ func TestPassesOn(t *testing.T) {
 	if got, err := c.receive(); err != nil || got != "last" {
 		t.Errorf("after the client's end: %q %v", got, err)
 	}
-	if _, err := c.receive(); err != io.EOF {
+	if _, err := c.receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("the server's end: %v", err)
 	}
 	if p.Cuts() != 0 || p.Accepted() != 1 || e.ended() != 1 {
