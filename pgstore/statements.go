@@ -59,7 +59,7 @@ func freeQuick(r, now string) string {
 	).Replace(freeText)
 }
 
-const freeText = `({r}.format = {format} AND CASE
+const freeText = `({r}.format = {format} AND {r}.kind BETWEEN {inFlight} AND {releasedByResolve} AND CASE
 		WHEN {gone} OR {r}.kind = {releasedByResolve} THEN {room}
 		WHEN {r}.kind = {releasedByOwner} THEN {room} AND {r}.nonce <> {nonce}
 			AND NOT ({r}.answered AND {waited} <> 0 AND {waited} <= {r}.token)
