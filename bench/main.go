@@ -23,7 +23,7 @@ import (
 	"github.com/idem-go/idem/bench/internal/proxies"
 	"github.com/idem-go/idem/bench/internal/report"
 	"github.com/idem-go/idem/bench/internal/rig"
-	"github.com/idem-go/idem/bench/internal/shared"
+	"github.com/idem-go/idem/bench/internal/servers"
 	"github.com/idem-go/idem/bench/internal/stores"
 )
 
@@ -99,12 +99,12 @@ func run(ctx context.Context, s settings, out, progress io.Writer) (r *report.Re
 		return nil, err
 	}
 	log("starting PostgreSQL, MariaDB and Redis")
-	servers, err := shared.Start()
+	running, err := servers.Start()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, servers.Stop()) }()
-	dsns, err := servers.Prepare(ctx)
+	defer func() { err = errors.Join(err, running.Stop()) }()
+	dsns, err := running.Prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -119,13 +119,13 @@ func run(ctx context.Context, s settings, out, progress io.Writer) (r *report.Re
 	}); err != nil {
 		return nil, err
 	}
-	if r.Shared, err = shared.Compare(ctx, servers, shared.Options{
+	if r.Shared, err = servers.Compare(ctx, running, servers.Options{
 		Rounds: s.storeRounds, Duration: s.storeDuration, Many: s.many, Log: log,
 	}); err != nil {
 		return nil, err
 	}
 	log("measuring what records take")
-	if r.Sizes, err = shared.Sizes(ctx, servers, s.many/10); err != nil {
+	if r.Sizes, err = servers.Sizes(ctx, running, s.many/10); err != nil {
 		return nil, err
 	}
 	if r.Allocs, err = allocs.Measure(s.requests); err != nil {

@@ -38,10 +38,27 @@ type TxHarness[Tx any] struct {
 func RunTx[Tx any](t *testing.T, h TxHarness[Tx]) {
 	t.Helper()
 	h.check(t)
-	for _, r := range txRules[Tx]() {
-		t.Run(r.name, func(t *testing.T) {
-			h.around(t, func(t *testing.T) { r.run(t, h) })
+	for _, g := range txGroups[Tx]() {
+		t.Run(g.name, func(t *testing.T) {
+			for _, r := range g.rules {
+				t.Run(r.name, func(t *testing.T) {
+					h.around(t, func(t *testing.T) { r.run(t, h) })
+				})
+			}
 		})
+	}
+}
+
+// txGroup is the rules of one subject.
+type txGroup[Tx any] struct {
+	name  string
+	rules []txRule[Tx]
+}
+
+func txGroups[Tx any]() []txGroup[Tx] {
+	return []txGroup[Tx]{
+		{"Tx", txRules[Tx]()},
+		{"CompleteTx", completeTxRules[Tx]()},
 	}
 }
 
@@ -140,7 +157,7 @@ var errWork = errors.New("drivertest: the work's own error")
 
 func txRules[Tx any]() []txRule[Tx] {
 	type env = txEnv[Tx]
-	rules := []txRule[Tx]{
+	return []txRule[Tx]{
 		{"RecordAndRowsCommitTogether", func(e *env) {
 			req := txRequest("k")
 			got := e.ran(req, "body")
@@ -535,7 +552,6 @@ func txRules[Tx any]() []txRule[Tx] {
 			e.want(err, driver.ErrClosed, "DoTx")
 		}},
 	}
-	return append(rules, completeTxRules[Tx]()...)
 }
 
 // stillWaits gives a call a while in which it must not return.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/idem-go/idem/bench/internal/allocs"
 	"github.com/idem-go/idem/bench/internal/proxies"
-	"github.com/idem-go/idem/bench/internal/shared"
+	"github.com/idem-go/idem/bench/internal/servers"
 	"github.com/idem-go/idem/bench/internal/stats"
 	"github.com/idem-go/idem/bench/internal/stores"
 )
@@ -28,8 +28,8 @@ type Report struct {
 	Duration time.Duration
 	Proxies  *proxies.Results
 	Stores   []stores.Comparison
-	Shared   []shared.Comparison
-	Sizes    []shared.Size
+	Shared   []servers.Comparison
+	Sizes    []servers.Size
 	Allocs   []allocs.Count
 }
 

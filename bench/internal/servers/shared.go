@@ -1,7 +1,7 @@
-// Package shared compares the stores of many machines with what one would write
+// Package servers compares the stores of many machines with what one would write
 // by hand on the same server: each measurement of a store lies between two of
 // that, and what is told of it is the ratio to their mean.
-package shared
+package servers
 
 import (
 	"context"
