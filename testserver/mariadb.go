@@ -51,12 +51,13 @@ func MariaDB(o *Options) (*Server, error) {
 		Args: args,
 		Prepare: func(dir, _ string) error {
 			if err := everything.fromTemplate("mariadb", dataDir(dir), func(dir string) error {
-				args := []string{"--no-defaults", "--datadir=" + dir, "--auth-root-authentication-method=normal", "--skip-test-db",
+				args := []string{"--no-defaults", "--datadir=./" + filepath.Base(dir), "--auth-root-authentication-method=normal", "--skip-test-db",
 					"--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0"}
 				if os.Geteuid() == 0 {
 					args = append(args, "--user=root")
 				}
-				return command(nil, "/", "", install, args...)
+				// The program, a script, takes no folder with a space in its name.
+				return command(nil, filepath.Dir(dir), "", install, args...)
 			}); err != nil {
 				return err
 			}
