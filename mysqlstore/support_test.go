@@ -153,7 +153,11 @@ func private(t testing.TB, o *testserver.Options) *bed {
 	}
 	o.Settings["innodb-flush-log-at-trx-commit"] = or(o.Settings["innodb-flush-log-at-trx-commit"], "1")
 	server, err := testserver.MariaDB(o)
-	if !testserver.Need(t, "mariadb", err) {
+	name := "mariadb"
+	if o.ClockOffset != 0 || o.MovableClock {
+		name = "faketime"
+	}
+	if !testserver.Need(t, name, err) {
 		return nil
 	}
 	t.Cleanup(func() {
