@@ -93,6 +93,48 @@ func TestTrap44TheCommitIsCut(t *testing.T) {
 	}
 }
 
+// The commit is lost, and another who waited for the key does the same work: the
+// other's record is returned, and not taken for one's own.
+func TestTrap44SomebodyElseWasFaster(t *testing.T) {
+	b := mariadb(t)
+	if b == nil {
+		return
+	}
+	through, proxy := b.through(t, "max-conns=2")
+	s := through.open(t, mysqlstore.Options{})
+	direct := b.reopen(t, s.opts)
+	if _, err := s.DoTx(t.Context(), txRequestOf("tx", "warm"), s.effect("warm")); err != nil {
+		t.Fatal(err)
+	}
+	faster := make(chan driver.TxReply, 1)
+	reply, err := s.DoTx(t.Context(), txRequestOf("tx", "k"), func(ctx context.Context, tx *sql.Tx, rec driver.Record) (driver.Completion, error) {
+		if rec.Attempt != 1 {
+			t.Errorf("attempt %d", rec.Attempt)
+		}
+		go func() {
+			reply, err := direct.DoTx(context.Background(), txRequestOf("tx", "k"), s.effect("k"))
+			if err != nil {
+				t.Errorf("DoTx of who waits: %v", err)
+			}
+			faster <- reply
+		}()
+		eventually(t, "the other waits", func() bool {
+			var n int
+			err := b.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'").Scan(&n)
+			return err == nil && n > 0
+		})
+		proxy.CutRequestsWith("COMMIT")
+		return s.effect("k")(ctx, tx, rec)
+	})
+	other := <-faster
+	if err != nil || reply.Ran == other.Ran || reply.Record.State != driver.StateCompleted || other.Record.State != driver.StateCompleted {
+		t.Errorf("one: ran %v, %v, %v; the other: ran %v, %v", reply.Ran, reply.Record.State, err, other.Ran, other.Record.State)
+	}
+	if n := s.effects(t, "k"); n != 1 {
+		t.Errorf("%d effects", n)
+	}
+}
+
 // Where nobody can be asked what became of a commit, that is what is said, and
 // whoever asks later is told.
 func TestTrap44NobodyCanBeAsked(t *testing.T) {
