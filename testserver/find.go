@@ -13,8 +13,8 @@ func program(patterns []string, names ...string) (string, error) {
 	for _, name := range names {
 		if p, err := exec.LookPath(name); err == nil {
 			// A link in PATH stands apart from the files beside the program.
-			if real, err := filepath.EvalSymlinks(p); err == nil && filepath.Base(real) == name {
-				return real, nil
+			if target, err := filepath.EvalSymlinks(p); err == nil && filepath.Base(target) == name {
+				return target, nil
 			}
 			return p, nil
 		}

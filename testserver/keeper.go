@@ -137,9 +137,9 @@ func (k *keeper) stopAll() error {
 	if k.dir == "" {
 		return errors.Join(errs...)
 	}
-	errs = append(errs, k.stdin.Close(), k.watchdog.Wait(), os.RemoveAll(k.dir))
+	err := errors.Join(errors.Join(errs...), k.stdin.Close(), k.watchdog.Wait(), os.RemoveAll(k.dir))
 	k.dir, k.processes = "", nil
-	return errors.Join(errs...)
+	return err
 }
 
 // A template is a data folder that was made once, and is copied for each server

@@ -3,6 +3,7 @@
 package testserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -60,7 +61,7 @@ const (
 // signal sends a signal to a process, or to a group with a negative number. One
 // that is not there is no error.
 func signal(pid int, s syscall.Signal) error {
-	if err := syscall.Kill(pid, s); err != nil && err != syscall.ESRCH { //nolint:errorlint // the call gives the number itself
+	if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return os.NewSyscallError("kill", err)
 	}
 	return nil

@@ -236,8 +236,8 @@ func (p *Proxy) cutConn(c *conn) {
 	}
 	c.cut = true
 	_ = c.client.SetLinger(0) // one that is closed already is cut
-	c.client.Close()
-	c.server.Close()
+	_ = c.client.Close() // the other side may have closed them
+	_ = c.server.Close()
 	delete(p.conns, c)
 	p.changed.Broadcast()
 }
@@ -260,7 +260,7 @@ func (p *Proxy) Close() error {
 
 // serve connects a client with the server until one of them ends it.
 func (p *Proxy) serve(client *net.TCPConn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }() // it may be closed already
 	d := net.Dialer{Timeout: 10 * time.Second}
 	s, err := d.DialContext(context.Background(), "tcp", p.target)
 	if err != nil {
@@ -268,7 +268,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 		return
 	}
 	server := s.(*net.TCPConn)
-	defer server.Close()
+	defer func() { _ = server.Close() }() // the same
 	c := &conn{client: client, server: server}
 	p.mu.Lock()
 	if p.listener == nil {
