@@ -40,7 +40,7 @@ func TestCompleteTx(t *testing.T) {
 		if err := settle(nil); !errors.Is(err, idem.ErrEnded) {
 			t.Errorf("settled twice: %v", err)
 		}
-		if context.Cause(c.Context()) != idem.ErrEnded {
+		if !errors.Is(context.Cause(c.Context()), idem.ErrEnded) {
 			t.Errorf("the work's context: %v", context.Cause(c.Context()))
 		}
 		if o, err := b.do("k"); err != nil || !o.Replayed || o.Value != 8 {

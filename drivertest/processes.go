@@ -237,7 +237,7 @@ func startProcess(t testing.TB, arg string) *Process {
 		t.Fatal(err)
 	}
 	p := &Process{t: t, waiting: map[uint64]chan *remoteAnswer{}, ended: make(chan struct{})}
-	p.cmd = exec.Command(exe)
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe) // it ends when its standard input does
 	p.cmd.Env = append(os.Environ(), childVariable+"="+childPrefix+arg)
 	p.cmd.Stderr = os.Stderr
 	stdin, err := p.cmd.StdinPipe()

@@ -236,7 +236,7 @@ func (p *Proxy) cutConn(c *conn) {
 	}
 	c.cut = true
 	_ = c.client.SetLinger(0) // one that is closed already is cut
-	_ = c.client.Close() // the other side may have closed them
+	_ = c.client.Close()      // the other side may have closed them
 	_ = c.server.Close()
 	delete(p.conns, c)
 	p.changed.Broadcast()
