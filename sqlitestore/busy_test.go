@@ -222,10 +222,44 @@ func TestTrap10TheAnswerOfTheCommitIsLost(t *testing.T) {
 	if n := effects(t, b.DB(), "tx"); n != 1 {
 		t.Errorf("%d effects", n)
 	}
-	// A commit that did not take effect is an error, and nothing is there.
+	// A commit that did not take effect is made again, with its work.
 	f.failWith = errLost
 	f.fail.Store(1)
-	if done, err := s.DoTx(t.Context(), txRequest("gone"), effect("gone")); !errors.Is(err, errLost) || done.Ran {
+	calls := 0
+	done, err = s.DoTx(t.Context(), txRequest("again"), func(ctx context.Context, tx *sql.Tx, rec driver.Record) (driver.Completion, error) {
+		calls++
+		return effect("again")(ctx, tx, rec)
+	})
+	if err != nil || !done.Ran || calls != 2 || done.Record.Attempt != 1 {
+		t.Errorf("DoTx: ran %v, %d calls, attempt %d, %v", done.Ran, calls, done.Record.Attempt, err)
+	}
+	if n := effects(t, b.DB(), "again"); n != 1 {
+		t.Errorf("%d effects", n)
+	}
+	// Unless somebody else was first, whose commit is not this one's.
+	var meanwhile func()
+	gapped := newStore(t, s.DB(), o.WithGap(func(where string) {
+		if where == "look" {
+			meanwhile()
+		}
+	}).WithClock(b.clock))
+	meanwhile = func() {
+		if other, err := b.DoTx(t.Context(), txRequest("other"), effect("other")); err != nil || !other.Ran {
+			t.Errorf("DoTx: ran %v, %v", other.Ran, err)
+		}
+	}
+	f.fail.Store(1)
+	done, err = gapped.DoTx(t.Context(), txRequest("other"), effect("other"))
+	if err != nil || done.Ran || done.Record.State != driver.StateCompleted {
+		t.Errorf("DoTx: ran %v, %v, %v", done.Ran, done.Record.State, err)
+	}
+	if n := effects(t, b.DB(), "other"); n != 1 {
+		t.Errorf("%d effects", n)
+	}
+	// An error of the database's own is final.
+	f.failWith = sqlite3.IOERR_WRITE
+	f.fail.Store(1)
+	if done, err := s.DoTx(t.Context(), txRequest("gone"), effect("gone")); err == nil || done.Ran {
 		t.Errorf("DoTx: ran %v, %v", done.Ran, err)
 	}
 	if n := effects(t, b.DB(), "gone"); n != 0 {

@@ -103,6 +103,10 @@ func TestTrap33ClocksThatHaveNothingInCommon(t *testing.T) {
 			t.Errorf("the token %d is not larger than %d", mine.Token, ref.Token)
 		}
 		want(t, own.Release(t.Context(), mine, driver.Release{Retention: retention}), nil, "Release")
+		// What another clock's base means is not read by this one.
+		if rec := state(t, b, "k", driver.StateInFlight); rec.Left > lease {
+			t.Errorf("%v is left of the lease", rec.Left)
+		}
 		want(t, b.Renew(t.Context(), ref, lease), nil, "Renew") // the first clock is back
 	}
 	// Alone, each ends a lease in its time.

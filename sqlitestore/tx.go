@@ -92,7 +92,14 @@ func (r *run) do(ctx context.Context) (driver.TxReply, error) {
 		case errors.Is(err, errExpired):
 			return r.waiting(ctx)
 		case r.unsure.Token != 0:
-			return r.look(ctx, err)
+			ran, lerr := r.look(ctx)
+			switch {
+			case ran.Ran:
+				return ran, nil
+			case lerr != nil || code(err) != 0 || ctx.Err() != nil || try == mostTries:
+				return driver.TxReply{}, r.s.fault(ctx, err)
+			}
+			r.unsure = driver.Record{} // it did not take effect, and nobody knows why
 		case isBusy(err) && try < mostTries && ctx.Err() == nil:
 		case errors.As(err, &w):
 			return driver.TxReply{}, w.err
@@ -105,16 +112,17 @@ func (r *run) do(ctx context.Context) (driver.TxReply, error) {
 	}
 }
 
-// look finds out what became of a commit that gave an error, by the token that
+// look finds out whether a commit took effect that gave an error, by the token that
 // nobody else was given.
-func (r *run) look(ctx context.Context, err error) (driver.TxReply, error) {
-	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), settling)
+func (r *run) look(ctx context.Context) (driver.TxReply, error) {
+	r.s.set.gap("look")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settling)
 	defer cancel()
-	rec, _, rerr := r.s.read(patient, r.req.Key)
-	if rerr == nil && rec.token == r.unsure.Token && (rec.kind == completed || rec.kind == forgotten) {
+	rec, _, err := r.s.read(ctx, r.req.Key)
+	if err == nil && rec.token == r.unsure.Token && (rec.kind == completed || rec.kind == forgotten) {
 		return driver.TxReply{Ran: true, Record: r.unsure}, nil
 	}
-	return driver.TxReply{}, r.s.fault(ctx, err)
+	return driver.TxReply{}, err
 }
 
 // waiting is the answer when somebody else's transaction was open for too long: the
