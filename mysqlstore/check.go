@@ -102,6 +102,8 @@ func (srv *server) findings(asked int) []driver.Finding {
 		"The server takes no writes.", "Connect to the one that does.")
 	add(unless(srv.on("autocommit"), fail), "autocommit", srv.vars["autocommit"],
 		"No claim would ever be committed.", "Turn it on for these connections.")
+	add(unless(srv.isolation() != "READ-UNCOMMITTED", fail), "transaction_isolation", srv.isolation(),
+		"What is not committed would be read, and answered with.", "Set it to anything but READ-UNCOMMITTED.")
 	add(unless(srv.vars["innodb_flush_log_at_trx_commit"] == "1", warn), "innodb_flush_log_at_trx_commit", srv.vars["innodb_flush_log_at_trx_commit"],
 		"A power cut, or a crash of the machine, takes back about the last second of what was acknowledged: work may run twice.", "Set it to 1.")
 	if srv.on("log_bin") {

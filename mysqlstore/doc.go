@@ -24,6 +24,11 @@
 //
 // A claim that is granted is one statement on both. On MariaDB, which has INSERT
 // ... RETURNING, so is a claim that is refused, and a replay with it; MySQL needs
-// a second statement to read the record. Statements are prepared, once for each
-// connection of the pool.
+// a second statement to read the record. So does a claim that is granted over what
+// another left: a released key, an unknown outcome under retry, a record whose time
+// is over. Statements are prepared, once for each connection of the pool.
+//
+// All connections must be to one server, the one that takes writes: a proxy that
+// sends reads to replicas would answer with what was. The nodes of a Galera
+// cluster have a clock each, so that one node must be written to as well.
 package mysqlstore

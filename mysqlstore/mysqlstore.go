@@ -55,7 +55,7 @@ var (
 // caller's: Close leaves it open. Nil options are the defaults. It refuses, with
 // a sentence that says what to do, tables that are missing or of another
 // version, a server that is read-only or too old, and connections without
-// autocommit; what merely weakens the promise is logged, once. A goroutine sweeps, unless the options say otherwise, until
+// autocommit or that read what is not committed; what merely weakens the promise is logged, once. A goroutine sweeps, unless the options say otherwise, until
 // Close.
 //
 // The store takes connections of db for single statements, and one for each
@@ -180,17 +180,27 @@ func (s *Store) Describe() driver.Info {
 	return driver.Info{Name: "mysql", Durable: true, Shared: true, Transactional: true, MaxResult: s.maxResult}
 }
 
-// Ping returns nil when the server answers and would take a claim.
+// Ping returns nil when the server answers and would take a claim, and
+// [driver.ErrFull] when there are too many unknowns.
 func (s *Store) Ping(ctx context.Context) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
 	return s.again(ctx, func() error {
 		readOnly, err := isReadOnly(ctx, s.db)
-		if err == nil && readOnly != "" {
+		switch {
+		case err != nil:
+			return err
+		case readOnly != "":
 			return errReadOnly(readOnly)
 		}
-		return err
+		if err := s.recount(ctx); err != nil {
+			return err
+		}
+		if full, _ := s.unknowns.full(int64(s.opts.MaxUnknown)); full && s.opts.MaxUnknown >= 0 {
+			return driver.ErrFull
+		}
+		return nil
 	})
 }
 

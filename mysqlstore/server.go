@@ -26,7 +26,7 @@ type server struct {
 }
 
 // variables are read at the start.
-const variables = `'autocommit','read_only','super_read_only','innodb_read_only','max_allowed_packet',` +
+const variables = `'autocommit','transaction_isolation','tx_isolation','read_only','super_read_only','innodb_read_only','max_allowed_packet',` +
 	`'innodb_flush_log_at_trx_commit','log_bin','sync_binlog','binlog_format','innodb_doublewrite','wsrep_on','fsync',` +
 	`'innodb_log_file_size','innodb_log_files_in_group','innodb_redo_log_capacity','innodb_lock_wait_timeout',` +
 	`'innodb_snapshot_isolation','rpl_semi_sync_master_enabled','rpl_semi_sync_source_enabled','innodb_flush_method'`
@@ -105,6 +105,14 @@ func (srv *server) on(name string) bool {
 	return true
 }
 
+// isolation is that of transactions which do not ask for another.
+func (srv *server) isolation() string {
+	if v := srv.vars["transaction_isolation"]; v != "" {
+		return v
+	}
+	return srv.vars["tx_isolation"]
+}
+
 // supported says that the server's version has what the statements need.
 func (srv *server) supported() bool {
 	var major, minor int
@@ -152,6 +160,8 @@ func (srv *server) refusal() error {
 		return errors.New("mysqlstore: the connection has no database; name one in the DSN")
 	case !srv.on("autocommit"):
 		return errors.New("mysqlstore: autocommit is off, so that no claim would ever be committed; turn it on for these connections")
+	case srv.isolation() == "READ-UNCOMMITTED":
+		return errors.New("mysqlstore: the connections read what is not committed, and would answer with it; set transaction_isolation to anything but READ-UNCOMMITTED")
 	}
 	if err := srv.schemaRefusal(); err != nil {
 		return err

@@ -32,6 +32,7 @@ func TestTrap64RefusedAtTheStart(t *testing.T) {
 		{"another engine", "", prefix, "ALTER TABLE PREFIXrecords ENGINE=MyISAM", "ALTER TABLE PREFIXrecords ENGINE=InnoDB", "the engine MyISAM, which has no transactions"},
 		{"read-only", "", prefix, "SET GLOBAL read_only = ON", "SET GLOBAL read_only = OFF", "read-only (read_only is on)"},
 		{"no autocommit", "autocommit=0", prefix, "", "", "autocommit is off"},
+		{"uncommitted reads", "tx_isolation='READ-UNCOMMITTED'", prefix, "", "", "what is not committed"},
 		{"a bad prefix", "", "a`b", "", "", "the prefix of the tables"},
 	}
 	for _, tt := range tests {
@@ -253,7 +254,7 @@ func TestIsolations(t *testing.T) {
 		return
 	}
 	for _, params := range []string{
-		"tx_isolation='READ-UNCOMMITTED'", "tx_isolation='READ-COMMITTED'", "tx_isolation='REPEATABLE-READ'", "tx_isolation='SERIALIZABLE'",
+		"tx_isolation='READ-COMMITTED'", "tx_isolation='REPEATABLE-READ'", "tx_isolation='SERIALIZABLE'",
 		"tx_isolation='REPEATABLE-READ'&innodb_snapshot_isolation=ON",
 	} {
 		t.Run(strings.NewReplacer("'", "", "&", " ").Replace(params), func(t *testing.T) {

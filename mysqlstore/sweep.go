@@ -43,8 +43,9 @@ func (s *Store) Sweep(ctx context.Context, limit int) (int, error) {
 			}
 		}
 	}
-	if total < limit {
-		if err := s.sweepAttempts(ctx, min(sweepBatch, limit-total)); err != nil {
+	for range max(1, limit/sweepBatch) {
+		n, err := s.sweepAttempts(ctx)
+		if err != nil || n < sweepBatch {
 			return total, err
 		}
 	}
@@ -101,12 +102,16 @@ func (s *Store) sweepKind(ctx context.Context, k kind, limit int) (found, swept 
 
 // candidates are keys of records of a kind whose time has come.
 func (s *Store) candidates(ctx context.Context, k kind, limit int) ([]driver.Key, error) {
-	stmt, err := s.stmts.get(ctx, `SELECT hash FROM `+s.tables.records+` FORCE INDEX (due) WHERE kind = ? AND due <= `+clock+
-		` AND format = 1 ORDER BY due LIMIT ?`)
+	return s.keysOf(ctx, `SELECT hash FROM `+s.tables.records+` FORCE INDEX (due) WHERE kind = ? AND due <= `+clock+
+		` AND format = 1 ORDER BY due LIMIT ?`, uint8(k), limit)
+}
+
+func (s *Store) keysOf(ctx context.Context, text string, args ...any) ([]driver.Key, error) {
+	stmt, err := s.stmts.get(ctx, text)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := stmt.QueryContext(ctx, uint8(k), limit)
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -159,32 +164,18 @@ func (s *Store) change(ctx context.Context, tx *sql.Tx, statement string, keys [
 	return err
 }
 
-// sweepAttempts drops counts of attempts that are over.
-func (s *Store) sweepAttempts(ctx context.Context, limit int) error {
-	return s.again(ctx, func() error {
-		stmt, err := s.stmts.get(ctx, `SELECT hash FROM `+s.tables.attempts+` WHERE due <= `+clock+` ORDER BY due LIMIT ?`)
-		if err != nil {
-			return err
-		}
-		var keys []driver.Key
-		rows, err := stmt.QueryContext(ctx, limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var hash []byte
-			if err := rows.Scan(&hash); err != nil {
-				return err
-			}
-			keys = append(keys, driver.Key(hash))
-		}
-		if err := rows.Err(); err != nil || len(keys) == 0 {
+// sweepAttempts drops counts of attempts that are over, and returns how many it
+// found.
+func (s *Store) sweepAttempts(ctx context.Context) (found int, err error) {
+	err = s.again(ctx, func() error {
+		keys, err := s.keysOf(ctx, `SELECT hash FROM `+s.tables.attempts+` WHERE due <= `+clock+` ORDER BY due LIMIT ?`, sweepBatch)
+		if found = len(keys); err != nil || found == 0 {
 			return err
 		}
 		_, err = s.db.ExecContext(ctx, `DELETE FROM `+s.tables.attempts+` WHERE hash IN (`+hexList(keys)+`) AND due <= `+clock)
 		return err
 	})
+	return found, err
 }
 
 // sweepOn sweeps and counts unknowns until the store is closed.

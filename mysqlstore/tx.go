@@ -109,10 +109,10 @@ func (d *doing) run(ctx context.Context) (driver.TxReply, error) {
 			return reply, nil
 		}
 		switch {
+		case at == working && !isConflict(err) && (ctx.Err() == nil || !isLost(err) && !errors.Is(err, sql.ErrTxDone)):
+			return reply, err
 		case ctx.Err() != nil:
 			return reply, d.silent(ctx.Err())
-		case at == working && !isConflict(err):
-			return reply, err
 		case isContract(err):
 			return reply, err
 		case at == committing && !isConflict(err):
@@ -220,7 +220,7 @@ func (d *doing) once(ctx context.Context) (reply driver.TxReply, at phase, err e
 		return reply, working, err
 	}
 	if err == nil && d.req.CountAttempts {
-		_, err = open.tx.ExecContext(ctx, s.tables.uncount, d.req.Key[:])
+		err = s.uncountAttempts(ctx, open.tx, d.req.Key)
 	}
 	if err != nil {
 		return reply, completing, err
@@ -263,7 +263,7 @@ func (s *Store) claimTx(ctx context.Context, req *driver.ClaimRequest, wait time
 		seconds = longestWait
 	}
 	// To prepare a statement takes a connection, which must not be a second one.
-	for _, text := range []string{s.tables.claims[seconds], s.tables.lookup, s.tables.take, s.tables.completeOwn, s.tables.completeCounted, s.tables.count} {
+	for _, text := range []string{s.tables.claims[seconds], s.tables.lookup, s.tables.take, s.tables.completeOwn, s.tables.completeCounted, s.tables.count, s.tables.uncount} {
 		if _, err := s.stmts.get(ctx, text); err != nil {
 			return nil, answer{}, err
 		}
@@ -379,6 +379,15 @@ func (s *Store) countAttempt(ctx context.Context, key driver.Key, retention time
 	}
 	n, err := res.LastInsertId()
 	return int(n), err
+}
+
+// uncountAttempts forgets the count, when the transaction commits.
+func (s *Store) uncountAttempts(ctx context.Context, tx *sql.Tx, key driver.Key) error {
+	stmt, err := s.prepared(ctx, tx, s.tables.uncount)
+	if err == nil {
+		_, err = stmt.ExecContext(ctx, key[:])
+	}
+	return err
 }
 
 // CompleteTx is described at [driver.TxStore]. The transaction may be of another

@@ -120,7 +120,8 @@ func TestTrap44SomebodyElseWasFaster(t *testing.T) {
 		}()
 		eventually(t, "the other waits", func() bool {
 			var n int
-			err := b.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'").Scan(&n)
+			err := b.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ? AND time_ms > 20",
+				"%INTO `"+s.prefix+"records%").Scan(&n)
 			return err == nil && n > 0
 		})
 		proxy.CutRequestsWith("COMMIT")
