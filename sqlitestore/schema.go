@@ -85,6 +85,7 @@ func migrate(ctx context.Context, db *sql.DB, set *settings) (err error) {
 // step brings the schema from one version to the next, unless another has done so
 // since.
 func step(ctx context.Context, conn *sql.Conn, set *settings, from int64) (err error) {
+	set.gap("migrate")
 	// The pool's own transactions need not take the lock before they read.
 	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return explain(err)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/idem-go/idem/driver"
@@ -15,11 +16,21 @@ import (
 // Migrating is done once, however many do it, and does not disturb who writes.
 func TestMigrateManyAtOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "app.db")
+	must(t, open(t, file, quick).Ping()) // it is there, and empty
 	const n = 8
+	var ready sync.WaitGroup
+	ready.Add(n)
 	errs := make(chan error, n)
 	for range n {
 		db := open(t, file, quick)
-		go func() { errs <- sqlitestore.Migrate(t.Context(), db, nil) }()
+		var once sync.Once // it is tried again when the database is busy
+		o := small().WithGap(func(string) {
+			once.Do(func() {
+				ready.Done() // all have seen that there is nothing
+				ready.Wait()
+			})
+		})
+		go func() { errs <- sqlitestore.Migrate(t.Context(), db, o) }()
 	}
 	for range n {
 		must(t, <-errs)

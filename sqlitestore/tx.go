@@ -112,14 +112,15 @@ func (r *run) do(ctx context.Context) (driver.TxReply, error) {
 	}
 }
 
-// look finds out whether a commit took effect that gave an error, by the token that
-// nobody else was given.
+// look finds out whether a commit took effect that gave an error, by the nonce that
+// nobody else has: the token of a transaction that was rolled back may be given to
+// another.
 func (r *run) look(ctx context.Context) (driver.TxReply, error) {
 	r.s.set.gap("look")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settling)
 	defer cancel()
 	rec, _, err := r.s.read(ctx, r.req.Key)
-	if err == nil && rec.token == r.unsure.Token && (rec.kind == completed || rec.kind == forgotten) {
+	if err == nil && rec.kind == completed && rec.nonce == r.claim.Nonce {
 		return driver.TxReply{Ran: true, Record: r.unsure}, nil
 	}
 	return driver.TxReply{}, err
