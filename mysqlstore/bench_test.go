@@ -187,3 +187,42 @@ func BenchmarkTx(b *testing.B) {
 		}
 	}
 }
+
+// A claim and its completion in a store that holds a thousand keys, and beside it
+// in one that holds a million, with memory for both: what is held costs nothing.
+// Results are small, so that the million is soon made.
+func BenchmarkKeysHeld(b *testing.B) {
+	bed := private(b, settings("innodb-buffer-pool-size=2G", "innodb-log-file-size=512M"))
+	if bed == nil {
+		return
+	}
+	var stores []*one
+	for _, keys := range []int{1_000, 1_000_000} {
+		s := bed.open(b, mysqlstore.Options{})
+		req := claimOf("bench", "like")
+		complete(b, s, grant(b, s, req), completionOf(req, "m", "small"))
+		for left := keys; left > 0; left -= 100_000 {
+			s.flood(b, req.Key, fmt.Sprint("flood ", left, " "), min(left, 100_000))
+		}
+		if n := s.rows(b, "1 = 1"); n != keys+1 {
+			b.Fatalf("%d rows", n)
+		}
+		stores = append(stores, s)
+	}
+	work := func(s *one) func(ctx context.Context, n uint64) error {
+		return func(ctx context.Context, n uint64) error {
+			req := claimOf(s.prefix, fmt.Sprint(driver.NewNonce()))
+			reply, err := s.Claim(ctx, req)
+			if err != nil {
+				return err
+			}
+			_, err = s.Complete(ctx, driver.Ref{Key: req.Key, Token: reply.Record.Token}, completionOf(req, "m", "small"))
+			return err
+		}
+	}
+	for _, callers := range []int{1, 16} {
+		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
+			pair(b, callers, work(stores[0]), work(stores[1]))
+		})
+	}
+}

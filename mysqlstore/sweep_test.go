@@ -22,12 +22,12 @@ func (s *one) rows(t testing.TB, where string) (n int) {
 	return n
 }
 
-// flood inserts many rows like one.
-func (s *one) flood(t testing.TB, like driver.Key, n int) {
+// flood inserts many rows like one, under names of their own.
+func (s *one) flood(t testing.TB, like driver.Key, names string, n int) {
 	t.Helper()
-	text := "INSERT INTO " + s.prefix + "records SELECT UNHEX(SHA2(CONCAT('flood', seq), 256)), format, kind, late, dropped, attempt, token, since, due + seq, tombstone," +
+	text := "INSERT INTO " + s.prefix + "records SELECT UNHEX(SHA2(CONCAT(?, seq), 256)), format, kind, late, dropped, attempt, token, since, due + seq, tombstone," +
 		" answered, nonce, ended, fingerprint, scope, id, note, result_meta, result_body FROM " + s.prefix + "records, seq_1_to_" + fmt.Sprint(n) + " WHERE hash = ?"
-	if _, err := s.bed.db.ExecContext(context.Background(), text, like[:]); err != nil {
+	if _, err := s.bed.db.ExecContext(context.Background(), text, names, like[:]); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -46,7 +46,7 @@ func TestTrap35AFlood(t *testing.T) {
 	}
 	req := claimOf("s", "k")
 	complete(t, s, grant(t, s, req), completionOf(req, "m", strings.Repeat("r", 1000)))
-	s.flood(t, req.Key, n)
+	s.flood(t, req.Key, "flood", n)
 	if err := s.Pass(t.Context(), 2*time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestASweepBehindUnreadableRows(t *testing.T) {
 	s := b.open(t, mysqlstore.Options{})
 	req := claimOf("s", "newer")
 	complete(t, s, grant(t, s, req), completionOf(req, "", "r"))
-	s.flood(t, req.Key, 300)
+	s.flood(t, req.Key, "flood", 300)
 	b.exec(t, "UPDATE "+s.prefix+"records SET format = 2")
 	later := claimOf("s", "readable")
 	complete(t, s, grant(t, s, later), completionOf(later, "", "r"))
@@ -262,7 +262,7 @@ func TestNoStatementReadsAll(t *testing.T) {
 	s := b.open(t, mysqlstore.Options{})
 	req := claimOf("s", "k")
 	complete(t, s, grant(t, s, req), completionOf(req, "", "r"))
-	s.flood(t, req.Key, 2000)
+	s.flood(t, req.Key, "flood", 2000)
 	b.exec(t, "ANALYZE TABLE "+s.prefix+"records")
 	reads := func(name string, most int, f func()) {
 		t.Helper()
