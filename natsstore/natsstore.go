@@ -170,10 +170,9 @@ func New(ctx context.Context, nc *nats.Conn, o *Options) (*Store, error) {
 	}
 	changed := nc.StatusChanged()
 	s.link.set(nc.Status() == nats.CONNECTED)
-	s.background.Go(func() { s.link.follow(nc, changed, s.closing) })
 	s.background.Go(func() {
-		<-s.closing
-		nc.RemoveStatusListener(changed)
+		defer nc.RemoveStatusListener(changed)
+		s.link.follow(nc, changed, s.closing)
 	})
 	if err := s.start(ctx); err != nil {
 		s.Close()
