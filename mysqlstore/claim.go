@@ -24,7 +24,7 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 		if err := s.room(ctx, &req); err != nil {
 			return err
 		}
-		a, err := s.claim(ctx, s.db, unbounded, &req)
+		a, err := s.claim(ctx, nil, unbounded, &req)
 		if err != nil {
 			return err
 		}
@@ -51,26 +51,10 @@ type answer struct {
 	record record
 }
 
-// handle is where statements run: the pool, or a transaction.
-type handle interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
-// prepared returns a statement for where it is to run.
-func (s *Store) prepared(ctx context.Context, on handle, text string) (*sql.Stmt, error) {
-	stmt, err := s.stmts.get(ctx, text)
-	if err != nil {
-		return nil, err
-	}
-	if tx, ok := on.(*sql.Tx); ok {
-		return tx.StmtContext(ctx, stmt), nil
-	}
-	return stmt, nil
-}
-
-// claim asks for a claim. Most end with the first statement: the key had no
-// record, or has one over which the claim is not granted.
-func (s *Store) claim(ctx context.Context, on handle, wait int, req *driver.ClaimRequest) (answer, error) {
+// claim asks for a claim, in a transaction or, where that is nil, by itself. Most
+// end with the first statement: the key had no record, or has one over which the
+// claim is not granted.
+func (s *Store) claim(ctx context.Context, on *sql.Tx, wait int, req *driver.ClaimRequest) (answer, error) {
 	for n := 0; ; n++ {
 		token, r, err := s.insert(ctx, on, wait, req)
 		if err != nil {
@@ -105,8 +89,8 @@ func (s *Store) claim(ctx context.Context, on handle, wait int, req *driver.Clai
 
 // insert inserts the record of a claim, and returns its token; or 0, and the row
 // that is there, nil if it has gone meanwhile.
-func (s *Store) insert(ctx context.Context, on handle, wait int, req *driver.ClaimRequest) (token int64, r *row, err error) {
-	stmt, err := s.prepared(ctx, on, s.tables.claims[wait])
+func (s *Store) insert(ctx context.Context, on *sql.Tx, wait int, req *driver.ClaimRequest) (token int64, r *row, err error) {
+	stmt, err := s.stmts.in(ctx, on, s.tables.claims[wait])
 	if err != nil {
 		return 0, nil, err
 	}
@@ -135,7 +119,7 @@ func (s *Store) insert(ctx context.Context, on handle, wait int, req *driver.Cla
 
 // take grants a claim over a row that was read, or the claim that was granted
 // before; changed is false if the row is not as it was.
-func (s *Store) take(ctx context.Context, on handle, req *driver.ClaimRequest, v verdict, r *row, rec *record) (a answer, changed bool, err error) {
+func (s *Store) take(ctx context.Context, on *sql.Tx, req *driver.ClaimRequest, v verdict, r *row, rec *record) (a answer, changed bool, err error) {
 	text, args := s.tables.again, []any{micros(req.Lease)}
 	if v == grant {
 		text, args = s.tables.take, []any{
@@ -143,7 +127,7 @@ func (s *Store) take(ctx context.Context, on handle, req *driver.ClaimRequest, v
 			micros(req.Tombstone), micros(req.Lease),
 		}
 	}
-	stmt, err := s.prepared(ctx, on, text)
+	stmt, err := s.stmts.in(ctx, on, text)
 	if err != nil {
 		return answer{}, false, err
 	}
@@ -208,8 +192,8 @@ func granted(req *driver.ClaimRequest, token int64, attempt uint32) record {
 }
 
 // read returns the row of a key, nil where there is none.
-func (s *Store) read(ctx context.Context, on handle, key driver.Key) (*row, error) {
-	stmt, err := s.prepared(ctx, on, s.tables.lookup)
+func (s *Store) read(ctx context.Context, on *sql.Tx, key driver.Key) (*row, error) {
+	stmt, err := s.stmts.in(ctx, on, s.tables.lookup)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +220,7 @@ func (s *Store) lookup(ctx context.Context, key driver.Key) (record, error) {
 	}
 	var rec record
 	err := s.again(ctx, func() error {
-		r, err := s.read(ctx, s.db, key)
+		r, err := s.read(ctx, nil, key)
 		if err != nil || r == nil {
 			rec = record{}
 			return err

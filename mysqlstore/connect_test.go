@@ -128,11 +128,7 @@ func TestNoSecretsInErrors(t *testing.T) {
 
 // Connections by TLS, with the server's certificate checked.
 func TestTLS(t *testing.T) {
-	dir, err := os.MkdirTemp("", "tls") // where the server's user can read it
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	ca, cert, key := certificate(t, dir)
 	b := private(t, settings("ssl-cert="+cert, "ssl-key="+key, "ssl-ca="+ca))
 	if b == nil {

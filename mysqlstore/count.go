@@ -139,7 +139,7 @@ func (s *Store) room(ctx context.Context, req *driver.ClaimRequest) error {
 	if !full {
 		return nil
 	}
-	row, err := s.read(ctx, s.db, req.Key)
+	row, err := s.read(ctx, nil, req.Key)
 	if err != nil {
 		return err
 	}

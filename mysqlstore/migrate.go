@@ -38,7 +38,7 @@ func Migrate(ctx context.Context, db *sql.DB, o *Options) error {
 	if err != nil {
 		return unanswered(ctx, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := migrate(ctx, conn, opts.Prefix); err != nil {
 		return err
 	}

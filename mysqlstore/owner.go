@@ -33,12 +33,12 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 	args := completeArgs(ref, &c)
 	err = s.again(ctx, func() error {
 		for n := 0; ; n++ {
-			done, after, err := s.complete(ctx, s.db, s.tables.complete, args)
+			done, after, err := s.complete(ctx, nil, s.tables.complete, args)
 			if err != nil || done {
 				late = after
 				return err
 			}
-			r, err := s.owned(ctx, s.db, ref)
+			r, err := s.owned(ctx, nil, ref)
 			switch {
 			case err != nil:
 				return err
@@ -75,8 +75,8 @@ func completeArgs(ref driver.Ref, c *driver.Completion) []any {
 
 // complete runs the completing statement, and reports whether it completed the
 // record.
-func (s *Store) complete(ctx context.Context, on handle, text string, args []any) (done, late bool, err error) {
-	stmt, err := s.prepared(ctx, on, text)
+func (s *Store) complete(ctx context.Context, on *sql.Tx, text string, args []any) (done, late bool, err error) {
+	stmt, err := s.stmts.in(ctx, on, text)
 	if err != nil {
 		return false, false, err
 	}
@@ -149,7 +149,7 @@ func (s *Store) Abandon(ctx context.Context, ref driver.Ref) error {
 func (s *Store) write(ctx context.Context, ref driver.Ref, text string, args []any, judge func(*record) (settled bool, err error)) error {
 	return s.again(ctx, func() error {
 		for n := 0; ; n++ {
-			stmt, err := s.prepared(ctx, s.db, text)
+			stmt, err := s.stmts.get(ctx, text)
 			if err != nil {
 				return err
 			}
@@ -160,7 +160,7 @@ func (s *Store) write(ctx context.Context, ref driver.Ref, text string, args []a
 			if changed, err := res.RowsAffected(); err != nil || changed > 0 {
 				return err
 			}
-			r, err := s.owned(ctx, s.db, ref)
+			r, err := s.owned(ctx, nil, ref)
 			if err != nil {
 				return err
 			}
@@ -175,7 +175,7 @@ func (s *Store) write(ctx context.Context, ref driver.Ref, text string, args []a
 }
 
 // owned returns the record whose newest claim ref names.
-func (s *Store) owned(ctx context.Context, on handle, ref driver.Ref) (*record, error) {
+func (s *Store) owned(ctx context.Context, on *sql.Tx, ref driver.Ref) (*record, error) {
 	row, err := s.read(ctx, on, ref.Key)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func readServer(ctx context.Context, db *sql.DB, prefix string) (*server, error)
 	if err != nil {
 		return nil, unanswered(ctx, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	var database sql.NullString
 	if err := conn.QueryRowContext(ctx, `SELECT VERSION(), DATABASE()`).Scan(&srv.version, &database); err != nil {
 		return nil, unanswered(ctx, err)
@@ -146,7 +146,7 @@ func isReadOnly(ctx context.Context, db *sql.DB) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	err = readPairs(ctx, conn, srv.vars, `SHOW VARIABLES WHERE Variable_name IN ('innodb_read_only', 'super_read_only', 'read_only')`)
 	return srv.readOnly(), err
 }

@@ -152,7 +152,29 @@ type statements struct {
 	made map[string]*sql.Stmt
 }
 
-func (s *statements) get(ctx context.Context, text string) (*sql.Stmt, error) {
+// statement is one that is prepared, and stays so until the store is closed.
+type statement interface {
+	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, args ...any) *sql.Row
+}
+
+// get returns a statement for the pool.
+func (s *statements) get(ctx context.Context, text string) (statement, error) {
+	stmt, err := s.prepare(ctx, text)
+	return stmt, err
+}
+
+// in returns a statement for a transaction, or for the pool where that is nil.
+func (s *statements) in(ctx context.Context, tx *sql.Tx, text string) (statement, error) {
+	stmt, err := s.prepare(ctx, text)
+	if err != nil || tx == nil {
+		return stmt, err
+	}
+	return tx.StmtContext(ctx, stmt), nil
+}
+
+func (s *statements) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	s.mu.Lock()
 	stmt := s.made[text]
 	s.mu.Unlock()
@@ -163,17 +185,21 @@ func (s *statements) get(ctx context.Context, text string) (*sql.Stmt, error) {
 	if err != nil {
 		return nil, err
 	}
+	kept := false
+	defer func() {
+		if !kept {
+			_ = stmt.Close()
+		}
+	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.made == nil { // closed meanwhile
-		_ = stmt.Close()
 		return nil, driver.ErrClosed
 	}
 	if other := s.made[text]; other != nil {
-		_ = stmt.Close()
 		return other, nil
 	}
-	s.made[text] = stmt
+	s.made[text], kept = stmt, true
 	return stmt, nil
 }
 
