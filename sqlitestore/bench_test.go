@@ -124,9 +124,9 @@ func BenchmarkKeysHeld(b *testing.B) {
 // fillTombstones makes tombstones as sweeps do.
 func fillTombstones(b *testing.B, db *sql.DB, keys int) {
 	must(b, execute(db, `INSERT INTO idem_records (key, version, kind, flags, attempt, token, since, due, lease, tombstone, size,
-		nonce, fingerprint, scope, id, note, meta, body)
+		nonce, fingerprint, scope, id, note, meta, body, filed)
 		WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < ?)
-		SELECT randomblob(32), 1, 5, 0, 1, n, 0, 9000000000000000000 + n, 0, 0, 0, x'', x'', x'', x'', x'', x'', x'' FROM many`, keys))
+		SELECT randomblob(32), 1, 5, 0, 1, n, 0, 9000000000000000000 + n, 0, 0, 0, x'', x'', x'', x'', x'', x'', x'', 1 FROM many`, keys))
 }
 
 func fileSize(b *testing.B, db *sql.DB) int64 {

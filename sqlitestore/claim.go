@@ -64,7 +64,7 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 	}
 	s.set.gap("claim")
 	out := new(driver.ClaimReply)
-	err = s.do(ctx, 1, func(ctx context.Context, u *unit) error {
+	err = s.do(ctx, func(ctx context.Context, u *unit) error {
 		*out = driver.ClaimReply{}
 		r, err := u.claim(ctx, &req)
 		if err != nil {
@@ -102,7 +102,7 @@ func (u *unit) claim(ctx context.Context, req *driver.ClaimRequest) (*record, er
 		} else {
 			u.ended = append(u.ended, r.key)
 		}
-		r.begin(req, u.nextToken(), u.now)
+		r.begin(req, u.token(r), u.now)
 	}
 	return r, u.save(ctx, r)
 }
@@ -185,7 +185,7 @@ func (s *Store) read(ctx context.Context, key driver.Key) (r *record, now int64,
 		if try == 3 {
 			return nil, 0, errClocks
 		}
-		if err := s.do(ctx, 0, func(context.Context, *unit) error { return nil }); err != nil {
+		if err := s.do(ctx, func(context.Context, *unit) error { return nil }); err != nil {
 			return nil, 0, err
 		}
 	}

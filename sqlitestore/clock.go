@@ -67,7 +67,7 @@ func ownTicks() ticks {
 const maxTime = math.MaxInt64
 
 // restarted is the store's time at the first write by a new clock.
-func restarted(time, wall, wallNow int64) int64 { return time + max(0, wallNow-wall) }
+func restarted(then, wall, wallNow int64) int64 { return then + max(int64(leeway), wallNow-wall) }
 
 // after is an instant d after now, or the last there is.
 func after(now int64, d time.Duration) int64 {

@@ -62,6 +62,16 @@ func TestTrap33TheHostIsRestarted(t *testing.T) {
 		forever.Lease = 1<<63 - 1
 		grant(t, b, forever)
 
+		// The last of its tokens is ahead of the time, and nothing is left of it.
+		var last driver.Ref
+		for range 10 {
+			last = grant(t, b, request("often"))
+			must(t, b.Release(t.Context(), last, driver.Release{Retention: 1}))
+		}
+		b.clock.Advance(1)
+		_, err := b.Sweep(t.Context(), 10)
+		must(t, err)
+
 		must(t, b.Close())
 		b.clock.StepWall(off)
 		b.clock.Restart("second")
@@ -69,9 +79,12 @@ func TestTrap33TheHostIsRestarted(t *testing.T) {
 		if rec := state(t, after, "k", driver.StateInFlight); rec.Left != 3*lease {
 			t.Errorf("off for %v: %v of the lease is left", off, rec.Left)
 		}
+		if ref := grant(t, after, request("often")); ref.Token <= last.Token {
+			t.Errorf("off for %v: the token %d is not larger than %d", off, ref.Token, last.Token)
+		}
 		state(t, after, "ended", driver.StateUnknown)
 		want(t, after.Renew(t.Context(), ended, lease), driver.ErrLapsed, "Renew")
-		if rec := state(t, after, "done", driver.StateCompleted); rec.Left != retention-lease/2-max(0, off) {
+		if rec := state(t, after, "done", driver.StateCompleted); rec.Left != retention-lease/2-1-max(time.Second, off) {
 			t.Errorf("off for %v: %v of the retention is left", off, rec.Left)
 		}
 		after.clock.Advance(3*lease - 1)

@@ -12,10 +12,9 @@ import (
 // wait for it together, and are one transaction then: SQLite has one writer, and a
 // commit costs a sync however much is in it.
 type op struct {
-	run    func(ctx context.Context, u *unit) error
-	tokens int
-	done   chan struct{}
-	err    error
+	run  func(ctx context.Context, u *unit) error
+	done chan struct{}
+	err  error
 	// state says whether the caller or the committer came first.
 	state atomic.Int32
 	group *group
@@ -40,8 +39,8 @@ const largestGroup = 256
 
 // do queues a call and waits for its answer. A call whose context ends before it
 // is begun changes nothing; after that it may take effect.
-func (s *Store) do(ctx context.Context, tokens int, run func(ctx context.Context, u *unit) error) error {
-	o := &op{run: run, tokens: tokens, done: make(chan struct{})}
+func (s *Store) do(ctx context.Context, run func(ctx context.Context, u *unit) error) error {
+	o := &op{run: run, done: make(chan struct{})}
 	if err := s.enqueue(o); err != nil {
 		return err
 	}
@@ -166,12 +165,8 @@ func (s *Store) commit(g *group) {
 // busy. An error is that of the transaction: none of the ops took effect then, as
 // far as is known.
 func (s *Store) commitOnce(ctx context.Context, ops []*op) error {
-	tokens := 0
-	for _, o := range ops {
-		tokens += o.tokens
-	}
 	return s.patiently(ctx, func() error {
-		return s.write(ctx, tokens, func(ctx context.Context, u *unit) error {
+		return s.write(ctx, func(ctx context.Context, u *unit) error {
 			for _, o := range ops {
 				o.err = o.run(ctx, u)
 				var f *failure

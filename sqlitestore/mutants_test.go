@@ -39,14 +39,19 @@ func seededBugs() []mutant {
 		{name: "a lease one instant too long", file: "record.go", old: "r.kind == inFlight && r.due <= now", new: "r.kind == inFlight && r.due < now", tests: conformance},
 		{name: "the tombstone counts from when it is noticed", file: "record.go", old: "lapsed, after(r.due, r.tombstone)", new: "lapsed, after(now, r.tombstone)", tests: conformance},
 		{name: "the tombstone counts from the sweep", file: "statements.go", old: "ELSE due + tombstone END", new: "ELSE ?1 + tombstone END", tests: "TestModel|" + conformance},
-		{name: "the wall clock decides writes", file: "unit.go", old: "now: s.now(), token", new: "now: src.wall(), token", tests: "Trap33"},
+		{name: "the wall clock decides writes", file: "unit.go", old: "tx: tx, now: s.now()}", new: "tx: tx, now: src.wall()}", tests: "Trap33"},
 		{name: "the wall clock decides reads", file: "claim.go", old: "now = m.base + s.set.sources.ticks.now()", new: "now = s.set.sources.wall()", tests: "Trap33"},
 		{name: "a restart ends leases", file: "statements.go", old: "due > ?2 AND version = 1`", new: "due > ?2 AND version = 0`", tests: "Trap33"},
 		{name: "a restart revives leases", file: "statements.go", old: "kind <= 3 AND due > ?2 AND", new: "kind <= 3 AND due > ?2 - ?2 AND", tests: "Trap33"},
-		{name: "time goes back", file: "clock.go", old: "time + max(0, wallNow-wall)", new: "time + wallNow - wall", tests: "Trap33"},
+		{name: "time goes back", file: "clock.go", old: "then + max(int64(leeway), wallNow-wall)", new: "then + wallNow - wall", tests: "Trap33"},
 		{name: "any clock is ours", file: "claim.go", old: "if m.clock == s.set.sources.ticks.id {", new: "if m.clock != \"\" {", tests: "Trap33"},
-		{name: "the same token again", file: "unit.go", old: "	u.token++\n", new: "	u.token += 0\n", tests: conformance},
-		{name: "the token starts anew", file: "statements.go", old: "token = token + ?1,", new: "token = 1 + 0 * ?1,", tests: conformance},
+		{name: "the same token again", file: "unit.go", old: "return max(uint64(u.now), r.token+1)", new: "return uint64(u.now)", tests: conformance},
+		{name: "the token starts anew", file: "unit.go", old: "return max(uint64(u.now), r.token+1)", new: "return r.token + 1", tests: conformance},
+		{name: "tokens go back at a restart", file: "clock.go", old: "max(int64(leeway), wallNow-wall)", new: "max(0, wallNow-wall)", tests: "Trap33"},
+		{name: "new rows are never filed", file: "sweep.go", old: "filed, err := u.file(ctx, 4*batch)", new: "filed, err := u.file(ctx, 0)", tests: conformance},
+		{name: "new rows are not counted", file: "sweep.go", old: "{s.stmts.late, s.stmts.young}", new: "{s.stmts.late}", tests: conformance},
+		{name: "numbers that are given again", file: "migrations/0001.sql", old: "min(filed, coalesce((SELECT max(n) FROM idem_records), 0))", new: "filed", tests: "TestModel|Filed|" + conformance},
+		{name: "a fresh key is not looked for under the lock", file: "statements.go", old: "AND NOT EXISTS (SELECT 1 FROM idem_records WHERE key = ?5)`", new: "AND ?5 IS NOT NULL`", tests: "TestTx$"},
 		{name: "late is forgotten", file: "owner.go", old: "late = r.kind != inFlight", new: "late = false", tests: conformance},
 		{name: "a released claim is completed", file: "owner.go", old: "	case releasedByResolve:\n", new: "	case releasedByResolve, releasedByOwner:\n", tests: conformance},
 		{name: "an unused claim counts", file: "owner.go", old: "if rel.Unused {", new: "if false {", tests: conformance},
@@ -104,7 +109,7 @@ func TestMutants(t *testing.T) {
 
 func (m mutant) run(t *testing.T, text string) {
 	dir := t.TempDir()
-	file := filepath.Join(dir, m.file)
+	file := filepath.Join(dir, filepath.Base(m.file))
 	whole, err := filepath.Abs(m.file)
 	must(t, err)
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {whole: file}})

@@ -15,7 +15,7 @@ func (s *Store) Renew(ctx context.Context, ref driver.Ref, lease time.Duration) 
 	if err := driver.CheckLease(lease); err != nil {
 		return err
 	}
-	return s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	return s.do(ctx, func(ctx context.Context, u *unit) error {
 		r, err := u.load(ctx, ref.Key)
 		if err != nil {
 			return err
@@ -37,7 +37,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 		return false, err
 	}
 	out := new(bool)
-	err = s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	err = s.do(ctx, func(ctx context.Context, u *unit) error {
 		r, err := u.load(ctx, ref.Key)
 		if err != nil {
 			return err
@@ -87,7 +87,7 @@ func (s *Store) Release(ctx context.Context, ref driver.Ref, rel driver.Release)
 	if err := rel.Check(); err != nil {
 		return err
 	}
-	return s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	return s.do(ctx, func(ctx context.Context, u *unit) error {
 		r, err := u.load(ctx, ref.Key)
 		if err != nil {
 			return err
@@ -114,7 +114,7 @@ func (s *Store) Abandon(ctx context.Context, ref driver.Ref) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	return s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	return s.do(ctx, func(ctx context.Context, u *unit) error {
 		r, err := u.load(ctx, ref.Key)
 		if err != nil {
 			return err

@@ -16,7 +16,7 @@ func (s *Store) Resolve(ctx context.Context, key driver.Key, res driver.Resoluti
 		return driver.Record{}, err
 	}
 	out := new(driver.Record)
-	err := s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	err := s.do(ctx, func(ctx context.Context, u *unit) error {
 		r, err := u.load(ctx, key)
 		if err != nil {
 			return err

@@ -121,7 +121,7 @@ func migrateTo(ctx context.Context, conn *sql.Conn, set *settings, to int64) err
 	src := set.sources
 	if to == 1 {
 		wall := src.wall()
-		_, err = conn.ExecContext(ctx, set.sql(`INSERT INTO idem_meta (id, format, token, clock, base, time, wall) VALUES (1, 1, 0, ?, ?, ?, ?)`),
+		_, err = conn.ExecContext(ctx, set.sql(`INSERT INTO idem_meta (id, format, clock, base, time, wall) VALUES (1, 1, ?, ?, ?, ?)`),
 			src.ticks.id, wall-src.ticks.now(), wall, wall)
 	} else {
 		_, err = conn.ExecContext(ctx, set.sql(`UPDATE idem_meta SET format = ? WHERE id = 1`), to)

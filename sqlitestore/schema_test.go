@@ -173,15 +173,17 @@ func TestStatementsUseIndexes(t *testing.T) {
 		`SELECT 1 FROM idem_records WHERE key = ?1`:                                                                                       "sqlite_autoindex_idem_records_1 (key=?)",
 		`SELECT n FROM idem_records WHERE kind = 1 AND kind <= 3 AND due <= ?1 ORDER BY due LIMIT ?2`:                                     "COVERING INDEX idem_open (kind=? AND due<?)",
 		`SELECT min(since) FILTER (WHERE due > ?1) FROM idem_records WHERE kind IN (2, 3) AND kind <= 3`:                                  "COVERING INDEX idem_open (kind=?)",
-		`SELECT * FROM idem_records r WHERE kind > 3 AND due <= ?1 AND kind <= 7 AND version = 1 ORDER BY due LIMIT ?2`:                   "INDEX idem_kept (due<?)",
+		`SELECT * FROM idem_records r WHERE filed = 1 AND kind > 3 AND due <= ?1 AND kind <= 7 AND version = 1 ORDER BY due LIMIT ?2`:     "INDEX idem_kept (due<?)",
 		`SELECT * FROM idem_records r WHERE kind <= 3 AND (kind, due, since, n) > (?1, ?2, ?3, ?4) ORDER BY kind, due, since, n LIMIT ?5`: "INDEX idem_open ((kind,due,since)>",
 		`SELECT * FROM idem_records r WHERE key > ?1 ORDER BY key LIMIT ?2`:                                                               "sqlite_autoindex_idem_records_1 (key>?)",
 		`SELECT * FROM idem_records r WHERE kind IN (2, 3) AND kind <= 3 AND due <= ?1 AND version = 1 LIMIT ?2`:                          "INDEX idem_open (kind=? AND due<?)",
 		`SELECT count(*) FROM (SELECT 1 FROM idem_records WHERE kind = 1 AND kind <= 3 AND due <= ?1 LIMIT ?2)`:                           "COVERING INDEX idem_open (kind=? AND due<?)",
 		`UPDATE idem_records SET due = ?1 WHERE kind = 1 AND kind <= 3 AND due > ?2 AND version = 1`:                                      "INDEX idem_open (kind=? AND due>?)",
-		`SELECT kind, count(*) FROM idem_records WHERE kind > 3 AND due <= ?1 GROUP BY kind`:                                              "INDEX idem_kept (due<?)",
+		`SELECT kind, count(*) FROM idem_records WHERE filed = 1 AND kind > 3 AND due <= ?1 GROUP BY kind`:                                "INDEX idem_kept (due<?)",
 		`SELECT key, token FROM idem_records WHERE kind = 1 AND key IN (?, ?)`:                                                            "sqlite_autoindex_idem_records_1 (key=?)",
 		`SELECT count(*) FILTER (WHERE tombstone <= ?1 - due) FROM idem_records WHERE kind = 1 AND kind <= 3 AND due<=?`:                  "INDEX idem_open (kind=? AND due<?)",
+		`SELECT kind FROM idem_records WHERE n > (SELECT filed FROM idem_meta WHERE id = 1) AND filed = 0 AND kind > 3 GROUP BY kind`:     "USING INTEGER PRIMARY KEY (rowid>?)",
+		`UPDATE idem_records SET filed = 1 WHERE n > ?1 AND n <= ?2 AND filed = 0`:                                                        "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
 	} {
 		if plan := planOf(t, b.DB(), text); !strings.Contains(plan, want) || strings.Contains(plan, "TEMP B-TREE FOR ORDER") {
 			t.Errorf("%s: the plan is %s; it should use %s", text, plan, want)

@@ -88,7 +88,7 @@ func New(ctx context.Context, db *sql.DB, o *Options) (*Store, error) {
 	}
 	// The first transaction finds out about the clock, and whether writing works.
 	err = s.patiently(ctx, func() error {
-		return s.write(ctx, 0, func(context.Context, *unit) error { return nil })
+		return s.write(ctx, func(context.Context, *unit) error { return nil })
 	})
 	if err != nil {
 		s.end()

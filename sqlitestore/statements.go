@@ -10,20 +10,24 @@ import (
 // statements are the texts that the store uses all the time, prepared. The pool
 // prepares each anew on every connection that it comes to.
 type statements struct {
-	begin, meta, restart, prolong      *sql.Stmt
-	load, insert, update, remove       *sql.Stmt
-	putResult, dropResult              *sql.Stmt
-	room, notice, overdue, overdueOpen *sql.Stmt
-	counts, lapsed, late, oldest       *sql.Stmt
-	writes, watched, list, listOpen    *sql.Stmt
+	lock, fresh, unfiled, file, filed, young *sql.Stmt
+	begin, meta, restart, prolong            *sql.Stmt
+	load, insert, update, remove             *sql.Stmt
+	putResult, dropResult                    *sql.Stmt
+	room, notice, overdue, overdueOpen       *sql.Stmt
+	counts, lapsed, late, oldest             *sql.Stmt
+	writes, watched, list, listOpen          *sql.Stmt
 }
 
 const (
 	// Even where it changes nothing it takes the write lock, and so what is read
 	// after it is the newest, and stays so until the transaction ends.
-	sqlBegin = `UPDATE idem_meta SET writes = writes + 1, token = token + ?1, time = ?2, wall = ?3
-		WHERE id = 1 AND format = ?4 AND clock = ?5 AND base = ?6
-		RETURNING token, EXISTS (SELECT 1 FROM idem_records WHERE key = ?7)`
+	sqlBegin = `UPDATE idem_meta SET writes = writes + 1, time = ?1, wall = ?2
+		WHERE id = 1 AND format = ?3 AND clock = ?4 AND base = ?5`
+	// The same lock, where nothing need be written beside.
+	sqlLock  = `UPDATE idem_meta SET id = id WHERE id = 0`
+	sqlFresh = `SELECT EXISTS (SELECT 1 FROM idem_meta WHERE id = 1 AND format = ?1 AND clock = ?2 AND base = ?3 AND time >= ?4)
+		AND NOT EXISTS (SELECT 1 FROM idem_records WHERE key = ?5)`
 
 	sqlMeta = `SELECT format, clock, base, time, wall FROM idem_meta WHERE id = 1`
 
@@ -36,7 +40,7 @@ const (
 		WHERE m.id = 1`
 
 	sqlInsert = `INSERT INTO idem_records (key, version, kind, flags, attempt, token, since, due, lease, tombstone, size,
-		nonce, fingerprint, scope, id, note, meta, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		nonce, fingerprint, scope, id, note, meta, body, filed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlUpdate = `UPDATE idem_records SET version = ?2, kind = ?3, flags = ?4, attempt = ?5, token = ?6, since = ?7, due = ?8,
 		lease = ?9, tombstone = ?10, size = ?11, nonce = ?12, fingerprint = ?13, scope = ?14, id = ?15, note = ?16, meta = ?17, body = ?18
 		WHERE key = ?1`
@@ -48,15 +52,22 @@ const (
 	// The tombstone counts from the end of the lease, whenever that is noticed.
 	sqlNotice = `UPDATE idem_records SET kind = 2, due = CASE WHEN tombstone > 9223372036854775807 - due THEN 9223372036854775807 ELSE due + tombstone END
 		WHERE version = 1 AND n IN (SELECT n FROM idem_records WHERE kind = 1 AND kind <= 3 AND due <= ?1 ORDER BY due LIMIT ?2)`
-	sqlOverdue     = `SELECT COLUMNS FROM idem_records r WHERE kind > 3 AND due <= ?1 AND kind <= 7 AND version = 1 ORDER BY due LIMIT ?2`
+	sqlOverdue = `SELECT COLUMNS FROM idem_records r WHERE filed = 1 AND kind > 3 AND due <= ?1 AND kind <= 7 AND version = 1 ORDER BY due LIMIT ?2`
+	sqlUnfiled = `SELECT filed, (SELECT max(n) FROM (SELECT n FROM idem_records WHERE n > m.filed ORDER BY n LIMIT ?1))
+		FROM idem_meta m WHERE id = 1`
+	sqlFile        = `UPDATE idem_records SET filed = 1 WHERE n > ?1 AND n <= ?2 AND filed = 0`
+	sqlFiled       = `UPDATE idem_meta SET filed = ?1 WHERE id = 1`
 	sqlOverdueOpen = `SELECT COLUMNS FROM idem_records r WHERE kind IN (2, 3) AND kind <= 3 AND due <= ?1 AND version = 1 LIMIT ?2`
 
 	sqlCounts = `SELECT format, clock, base, in_flight, unknown, completed, forgotten FROM idem_meta WHERE id = 1`
-	// What has been over for a while is swept, so that there is little to count here.
+	// What has been over for a while is swept, and what is new is filed, so that there
+	// is little to count here.
 	sqlLapsed = `SELECT count(*), count(*) FILTER (WHERE tombstone <= ?1 - due), min(since) FILTER (WHERE tombstone > ?1 - due)
 		FROM idem_records WHERE kind = 1 AND kind <= 3 AND due <= ?1`
-	sqlLate = `SELECT kind, count(*), count(*) FILTER (WHERE tombstone <= ?1 - due)
-		FROM idem_records WHERE kind > 3 AND due <= ?1 GROUP BY kind`
+	sqlLate = `SELECT kind, 0, count(*), count(*) FILTER (WHERE tombstone <= ?1 - due)
+		FROM idem_records WHERE filed = 1 AND kind > 3 AND due <= ?1 GROUP BY kind`
+	sqlYoung = `SELECT kind, count(*), count(*) FILTER (WHERE due <= ?1), count(*) FILTER (WHERE due <= ?1 AND tombstone <= ?1 - due)
+		FROM idem_records WHERE n > (SELECT filed FROM idem_meta WHERE id = 1) AND filed = 0 AND kind > 3 GROUP BY kind`
 	sqlOldest = `SELECT min(since) FILTER (WHERE due > ?1), count(*) FILTER (WHERE due <= ?1)
 		FROM idem_records WHERE kind IN (2, 3) AND kind <= 3`
 
@@ -85,6 +96,7 @@ func (st *statements) prepare(ctx context.Context, db *sql.DB, set *settings) (e
 		to   **sql.Stmt
 		text string
 	}{
+		{&st.lock, sqlLock}, {&st.fresh, sqlFresh}, {&st.unfiled, sqlUnfiled}, {&st.file, sqlFile}, {&st.filed, sqlFiled}, {&st.young, sqlYoung},
 		{&st.begin, sqlBegin}, {&st.meta, sqlMeta}, {&st.restart, sqlRestart}, {&st.prolong, sqlProlong},
 		{&st.load, strings.Replace(sqlLoad, "COLUMNS", loadColumns(), 1)},
 		{&st.insert, sqlInsert}, {&st.update, sqlUpdate}, {&st.remove, sqlRemove},
@@ -107,6 +119,7 @@ func (st *statements) prepare(ctx context.Context, db *sql.DB, set *settings) (e
 func (st *statements) close() error {
 	var errs []error
 	for _, s := range []*sql.Stmt{
+		st.lock, st.fresh, st.unfiled, st.file, st.filed, st.young,
 		st.begin, st.meta, st.restart, st.prolong, st.load, st.insert, st.update, st.remove,
 		st.room, st.notice, st.overdue, st.overdueOpen, st.counts, st.lapsed, st.late, st.oldest,
 		st.writes, st.watched, st.list, st.listOpen,

@@ -37,8 +37,12 @@ func (s *Store) sweep(ctx context.Context, limit int) (swept int, more bool, err
 		more  bool
 	}
 	out := new(result)
-	err = s.do(ctx, 0, func(ctx context.Context, u *unit) error {
+	err = s.do(ctx, func(ctx context.Context, u *unit) error {
 		*out = result{}
+		filed, err := u.file(ctx, 4*batch)
+		if err != nil {
+			return err
+		}
 		noticed, err := u.notice(ctx, batch)
 		if err != nil {
 			return err
@@ -53,13 +57,28 @@ func (s *Store) sweep(ctx context.Context, limit int) (swept int, more bool, err
 			}
 			out.swept += n
 		}
-		out.more = noticed == batch || out.swept == limit
+		out.more = filed || noticed == batch || out.swept == limit
 		return nil
 	})
 	if err != nil {
 		return 0, false, err
 	}
 	return out.swept, out.more, nil
+}
+
+// file puts new rows where sweeps find them, and counts them; some is false when
+// there were none.
+func (u *unit) file(ctx context.Context, limit int) (some bool, err error) {
+	st := &u.s.stmts
+	var from int64
+	var to sql.NullInt64
+	if err := u.tx.StmtContext(ctx, st.unfiled).QueryRowContext(ctx, limit).Scan(&from, &to); err != nil || !to.Valid {
+		return false, failed(err)
+	}
+	if err := u.exec(ctx, st.file, from, to.Int64); err != nil {
+		return false, err
+	}
+	return true, u.exec(ctx, st.filed, to.Int64)
 }
 
 // notice turns leases that have ended into unknowns.
@@ -197,24 +216,35 @@ func (s *Store) count(ctx context.Context, tx *sql.Tx) (st driver.Stats, err err
 	if oldest.Valid {
 		st.OldestUnknown = time.Duration(max(0, now-oldest.Int64))
 	}
-	rows, err := tx.StmtContext(ctx, s.stmts.late).QueryContext(ctx, now)
+	for _, stmt := range []*sql.Stmt{s.stmts.late, s.stmts.young} {
+		if err := addEnded(ctx, tx, stmt, now, &st); err != nil {
+			return st, failed(err)
+		}
+	}
+	return st, nil
+}
+
+// addEnded sets the counts of what has ended right: by rows that the counts lack,
+// by those whose retention is over, and by those that are over altogether.
+func addEnded(ctx context.Context, tx *sql.Tx, stmt *sql.Stmt, now int64, st *driver.Stats) error {
+	rows, err := tx.StmtContext(ctx, stmt).QueryContext(ctx, now)
 	if err != nil {
-		return st, failed(err)
+		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var k kind
-		var overdue, over int64
-		if err := rows.Scan(&k, &overdue, &over); err != nil {
-			return st, failed(err)
+		var more, overdue, over int64
+		if err := rows.Scan(&k, &more, &overdue, &over); err != nil {
+			return err
 		}
 		switch k {
 		case completed:
-			st.Completed -= overdue
+			st.Completed += more - overdue
 			st.Forgotten += overdue - over
 		case forgotten:
-			st.Forgotten -= overdue
+			st.Forgotten += more - overdue
 		}
 	}
-	return st, failed(rows.Err())
+	return rows.Err()
 }

@@ -171,18 +171,18 @@ func (r *run) once(ctx context.Context, wait time.Duration, held bool) (reply dr
 		return reply, failed(err)
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after a commit; undoes a panic's
-	u, there, err := r.s.beginAt(ctx, tx, 1, r.req.Key)
+	rec := &record{key: r.req.Key}
+	u, err := r.s.beginFresh(ctx, tx, r.req.Key)
+	if err == nil && u == nil {
+		if u, err = r.s.begin(ctx, tx); err == nil {
+			rec, err = u.load(ctx, r.req.Key)
+		}
+	}
 	if err != nil {
 		return reply, err
 	}
 	if !patience.Stop() {
 		return reply, errExpired
-	}
-	rec := &record{key: r.req.Key}
-	if there {
-		if rec, err = u.load(ctx, r.req.Key); err != nil {
-			return reply, err
-		}
 	}
 	if rec.judge(&r.claim) != granted {
 		return driver.TxReply{Record: rec.full(u.now)}, nil
@@ -192,7 +192,7 @@ func (r *run) once(ctx context.Context, wait time.Duration, held bool) (reply dr
 
 // inside does the work in a transaction that has the key.
 func (r *run) inside(ctx context.Context, u *unit, rec *record) (driver.TxReply, error) {
-	rec.begin(&r.claim, u.nextToken(), u.now)
+	rec.begin(&r.claim, u.token(rec), u.now)
 	if r.attempt > 0 {
 		rec.attempt = r.attempt
 	}
@@ -229,7 +229,7 @@ func (r *run) inside(ctx context.Context, u *unit, rec *record) (driver.TxReply,
 // leaves attempt 0, and returns the record, where a claim would not be granted.
 func (r *run) count(ctx context.Context) (there driver.Record, err error) {
 	attempt := int64(0)
-	err = r.s.write(ctx, 0, func(ctx context.Context, u *unit) error {
+	err = r.s.write(ctx, func(ctx context.Context, u *unit) error {
 		rec, err := u.load(ctx, r.req.Key)
 		if err != nil {
 			return err
@@ -296,7 +296,7 @@ func (s *Store) CompleteTx(ctx context.Context, tx *sql.Tx, ref driver.Ref, c dr
 	if err := c.Check(s.set.MaxResult); err != nil {
 		return false, err
 	}
-	u, err := s.begin(ctx, tx, 0)
+	u, err := s.begin(ctx, tx)
 	if err != nil {
 		return false, s.fault(ctx, err)
 	}

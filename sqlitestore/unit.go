@@ -3,8 +3,8 @@ package sqlitestore
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/idem-go/idem/driver"
 )
@@ -15,9 +15,6 @@ type unit struct {
 	s   *Store
 	tx  *sql.Tx
 	now int64
-	// token is the last token that has been given, of those that the unit set
-	// aside.
-	token uint64
 	// ended are the keys of which a claim may have ended.
 	ended []driver.Key
 }
@@ -41,13 +38,13 @@ func failed(err error) error {
 
 // write runs f in a transaction of its own, once, and commits it. The caller holds
 // the gate.
-func (s *Store) write(ctx context.Context, tokens int, f func(ctx context.Context, u *unit) error) (err error) {
+func (s *Store) write(ctx context.Context, f func(ctx context.Context, u *unit) error) (err error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return failed(err)
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after a commit
-	u, err := s.begin(ctx, tx, tokens)
+	u, err := s.begin(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -61,40 +58,66 @@ func (s *Store) write(ctx context.Context, tokens int, f func(ctx context.Contex
 	return nil
 }
 
-// begin makes a unit of a transaction: it takes the write lock, and sets aside so
-// many tokens.
-func (s *Store) begin(ctx context.Context, tx *sql.Tx, tokens int) (*unit, error) {
-	u, _, err := s.beginAt(ctx, tx, tokens, driver.Key{})
-	return u, err
-}
+// The store's time is written with every transaction that grants a claim, or a
+// moment before: no token is larger than that time by this much, so that after a
+// restart the time, and with it the tokens, go on beyond all that were given.
+const leeway = time.Second
 
-// beginAt is begin, which says besides whether a key has a row.
-func (s *Store) beginAt(ctx context.Context, tx *sql.Tx, tokens int, key driver.Key) (u *unit, there bool, err error) {
+// begin makes a unit of a transaction: it takes the write lock.
+func (s *Store) begin(ctx context.Context, tx *sql.Tx) (*unit, error) {
 	src := s.set.sources
 	for try := 0; ; try++ {
 		base := s.base.Load()
-		var token int64
-		err := tx.StmtContext(ctx, s.stmts.begin).QueryRowContext(ctx,
-			tokens, base+src.ticks.now(), src.wall(), schemaFormat, src.ticks.id, base, key[:]).Scan(&token, &there)
-		if errors.Is(err, sql.ErrNoRows) && try == 0 {
+		written := base + src.ticks.now()
+		res, err := tx.StmtContext(ctx, s.stmts.begin).ExecContext(ctx, written, src.wall(), schemaFormat, src.ticks.id, base)
+		if err != nil {
+			return nil, failed(err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return nil, failed(err)
+		}
+		if n == 0 {
+			if try > 3 {
+				return nil, failed(errClocks)
+			}
 			if err := s.restart(ctx, tx); err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			continue
 		}
-		if err != nil {
-			return nil, false, failed(err)
-		}
 		// Only now: the wait for the lock was no part of a lease.
-		return &unit{s: s, tx: tx, now: s.now(), token: uint64(token) - uint64(tokens)}, there, nil
+		u := &unit{s: s, tx: tx, now: s.now()}
+		if u.now-written < int64(leeway/2) || try > 3 {
+			return u, nil
+		}
 	}
+}
+
+// beginFresh is begin for a key that has no row, and with as little writing as may
+// be. It returns nil, with the lock taken, when there is a row, or when anything is
+// not as it was.
+func (s *Store) beginFresh(ctx context.Context, tx *sql.Tx, key driver.Key) (*unit, error) {
+	if _, err := tx.StmtContext(ctx, s.stmts.lock).ExecContext(ctx); err != nil {
+		return nil, failed(err)
+	}
+	src := s.set.sources
+	base := s.base.Load()
+	u := &unit{s: s, tx: tx, now: base + src.ticks.now()}
+	var fresh bool
+	err := tx.StmtContext(ctx, s.stmts.fresh).QueryRowContext(ctx,
+		schemaFormat, src.ticks.id, base, u.now-int64(leeway/2), key[:]).Scan(&fresh)
+	if err != nil || !fresh {
+		return nil, failed(err)
+	}
+	return u, nil
 }
 
 // restart makes the store's time go on by this process's clock; see ticks.
 func (s *Store) restart(ctx context.Context, tx *sql.Tx) error {
-	var format, base, time, wall int64
+	var format, base, then, wall int64
 	var clock string
-	err := tx.StmtContext(ctx, s.stmts.meta).QueryRowContext(ctx).Scan(&format, &clock, &base, &time, &wall)
+	err := tx.StmtContext(ctx, s.stmts.meta).QueryRowContext(ctx).Scan(&format, &clock, &base, &then, &wall)
 	if err != nil {
 		return failed(err)
 	}
@@ -107,23 +130,21 @@ func (s *Store) restart(ctx context.Context, tx *sql.Tx) error {
 		return nil
 	}
 	wallNow := src.wall()
-	now := restarted(time, wall, wallNow)
+	now := restarted(then, wall, wallNow)
 	base = now - src.ticks.now()
 	if _, err := tx.StmtContext(ctx, s.stmts.restart).ExecContext(ctx, src.ticks.id, base, now, wallNow); err != nil {
 		return failed(err)
 	}
-	if _, err := tx.StmtContext(ctx, s.stmts.prolong).ExecContext(ctx, now, time); err != nil {
+	if _, err := tx.StmtContext(ctx, s.stmts.prolong).ExecContext(ctx, now, then); err != nil {
 		return failed(err)
 	}
 	s.base.Store(base)
 	return nil
 }
 
-// nextToken gives one of the tokens that were set aside.
-func (u *unit) nextToken() uint64 {
-	u.token++
-	return u.token
-}
+// token is that of a claim over a record: the store's time, which has grown since
+// any other claim of the key, whatever has become of its record.
+func (u *unit) token(r *record) uint64 { return max(uint64(u.now), r.token+1) }
 
 // load reads what is known of a key now.
 func (u *unit) load(ctx context.Context, key driver.Key) (*record, error) {
@@ -172,16 +193,18 @@ func (u *unit) save(ctx context.Context, r *record) error {
 		return nil
 	case r.kind == absent:
 		return u.exec(ctx, st.remove, r.key[:])
-	case r.n == 0:
-		return u.exec(ctx, st.insert, append([]any{r.key[:]}, r.values()...)...)
 	}
-	if r.moved {
+	values := append([]any{r.key[:]}, r.values()...)
+	switch {
+	case r.n == 0:
+		return u.exec(ctx, st.insert, append(values, 0)...)
+	case r.moved:
 		if err := u.exec(ctx, st.remove, r.key[:]); err != nil {
 			return err
 		}
-		return u.exec(ctx, st.insert, append([]any{r.key[:]}, r.values()...)...)
+		return u.exec(ctx, st.insert, append(values, 1)...)
 	}
-	return u.exec(ctx, st.update, append([]any{r.key[:]}, r.values()...)...)
+	return u.exec(ctx, st.update, values...)
 }
 
 func (u *unit) exec(ctx context.Context, st *sql.Stmt, args ...any) error {
