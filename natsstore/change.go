@@ -32,7 +32,7 @@ func (e sight) at(now instant) current {
 // was known before it was asked for comes from a leader that does not know yet
 // that it is none any more: the next one is asked.
 func (s *Store) fetch(ctx context.Context, key driver.Key) (current, error) {
-	known, _ := s.sights.get(key)
+	known := s.sights.get(key)
 	m, err := s.load(ctx, s.subject(key))
 	for try := 0; err == nil && m.rev < known.rev; try++ {
 		if s.pause(ctx, try) != nil {
@@ -93,7 +93,7 @@ func (s *Store) write(ctx context.Context, key driver.Key, r record, rev uint64,
 func (s *Store) change(ctx context.Context, key driver.Key, decide func(c *current) (*record, error)) (current, error) {
 	bounded, cancel := s.bounded(ctx)
 	defer cancel()
-	e, _ := s.sights.get(key)
+	e := s.sights.get(key)
 	c, read := e.at(s.clock.now()), false
 	for try := 0; ; try++ {
 		var next *record

@@ -83,6 +83,5 @@ func (s *Store) Saw(key driver.Key, rev uint64) {
 
 // Remembered is the revision of a key that is remembered.
 func (s *Store) Remembered(key driver.Key) uint64 {
-	e, _ := s.sights.get(key)
-	return e.rev
+	return s.sights.get(key).rev
 }

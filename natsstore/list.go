@@ -33,7 +33,7 @@ func (s *Store) List(ctx context.Context, q driver.Query) (driver.Page, error) {
 	var page driver.Page
 	var last uint64
 	err := s.scan(ctx, after+1, func(r scanned) (bool, error) {
-		if r.err != nil {
+		if !r.readable() {
 			return true, nil
 		}
 		c := s.current(r)

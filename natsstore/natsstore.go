@@ -175,8 +175,7 @@ func New(ctx context.Context, nc *nats.Conn, o *Options) (*Store, error) {
 		s.link.follow(nc, changed, s.closing)
 	})
 	if err := s.start(ctx); err != nil {
-		s.Close()
-		return nil, err
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }

@@ -22,6 +22,8 @@ type scanned struct {
 	err error
 }
 
+func (r *scanned) readable() bool { return r.err == nil }
+
 // A scan asks for so many records at a time.
 const scanBatch = 500
 

@@ -120,7 +120,7 @@ func (s *Store) sweepFrom(ctx context.Context, first, last uint64, limit int) (s
 			return false, nil
 		}
 		due := int64(math.MaxInt64)
-		if r.err != nil {
+		if !r.readable() {
 			unreadable++
 		} else {
 			var gone bool

@@ -26,13 +26,14 @@ func (b *bed) stream(t testing.TB) jetstream.Stream {
 	return st
 }
 
-func (b *bed) messages(t testing.TB) uint64 {
+// messages is how many records the bucket holds.
+func (b *bed) messages(t testing.TB) int {
 	t.Helper()
-	info, err := b.stream(t).Info(t.Context())
+	info, err := b.stream(t).Info(t.Context(), jetstream.WithSubjectFilter("$KV."+b.opts.Bucket+".r.>"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return info.State.Msgs
+	return len(info.State.Subjects)
 }
 
 // sweepOut sweeps until nothing is left to sweep.
