@@ -81,7 +81,7 @@ type usageError struct {
 
 func usage(what, hint string) error { return &usageError{what: what, hint: hint} }
 
-func (e *usageError) Error() string { return e.what + "; " + e.hint }
+func (e *usageError) Error() string { return oneLine(e.what) + "; " + e.hint }
 
 func (e *usageError) Unwrap() error { return e.cause }
 
@@ -118,6 +118,11 @@ func oneLine(s string) string {
 	for line := range strings.Lines(s) {
 		if line = strings.Join(strings.Fields(line), " "); line != "" && !slices.Contains(lines, line) {
 			lines = append(lines, line)
+		}
+	}
+	for i, line := range lines[:max(0, len(lines)-1)] {
+		if !strings.HasSuffix(line, ":") {
+			lines[i] += ";"
 		}
 	}
 	return strings.Join(lines, " ")

@@ -119,3 +119,17 @@ func meet(t *testing.T, a, b string) bool {
 	}
 	return x.meets(y)
 }
+
+// What a client says over several lines is one sentence.
+func TestOneLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                            "",
+		"a  b":                        "a b",
+		"cannot:\n\tx: no\n\tx: no\n": "cannot: x: no",
+		"one\n\ntwo\r\nthree":         "one; two; three",
+	} {
+		if got := oneLine(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}

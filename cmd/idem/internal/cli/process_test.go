@@ -23,15 +23,26 @@ import (
 
 	"github.com/idem-go/idem"
 	"github.com/idem-go/idem/cmd/idem/internal/server"
+	"github.com/idem-go/idem/testserver"
+	testnats "github.com/idem-go/idem/testserver/nats"
 )
 
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
 
 // TestMain builds the command once.
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) {
+	testnats.ServeChild()
+	os.Exit(testMain(m))
+}
 
-func testMain(m *testing.M) int {
+func testMain(m *testing.M) (code int) {
+	defer func() {
+		if err := testserver.StopAll(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}()
 	dir, err := os.MkdirTemp("", "idem-cli")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

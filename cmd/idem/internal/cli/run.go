@@ -20,6 +20,9 @@ import (
 	"github.com/idem-go/idem/idemhttp"
 )
 
+// closeWait is how long the connections to a store's server may take to close.
+const closeWait = 3 * time.Second
+
 // runProxy opens all that the proxy needs, and serves when it has it all.
 func runProxy(ctx context.Context, s *proxySettings, stderr io.Writer) error {
 	logger := s.newLogger(stderr)
@@ -46,15 +49,18 @@ func runProxy(ctx context.Context, s *proxySettings, stderr io.Writer) error {
 		"upstream", s.upstream.String(), "store", s.store.String(), "durable", info.Durable, "shared", info.Shared, "scope", s.scope.String())
 	s.warn(logger, info)
 
-	err = srv.Run(ctx, public, adminListener, signals, server.Config{
+	cfg := server.Config{
 		Public: handler,
 		Admin: admin.New(store, &admin.Options{
 			Ready: srv.Ready, Metrics: counted.Handler(), Token: s.token, Hosts: s.allowedHosts(),
 			Retention: s.retention.d, Tombstone: s.tombstone.d, MaxResponse: int(s.maxStoredResponse), Logger: logger,
 		}),
 		Guard: guard, CloseIdle: closeIdle, CloseStore: closeStore,
-	})
-	if err != nil {
+	}
+	if info.Shared {
+		cfg.CloseWait = closeWait
+	}
+	if err := srv.Run(ctx, public, adminListener, signals, cfg); err != nil {
 		return &failure{err}
 	}
 	logger.Info("idem: ended; every request has its answer and its record")

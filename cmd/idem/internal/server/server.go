@@ -65,6 +65,9 @@ type Config struct {
 	CloseIdle func()
 	// CloseStore closes the store, last of all.
 	CloseStore func() error
+	// CloseWait is how long CloseStore may take before it is left to the end of
+	// the process; 0 waits for as long as it takes.
+	CloseWait time.Duration
 }
 
 // Options are the settings of a [Server]. Nil is ready for use.
@@ -193,10 +196,28 @@ func (s *Server) end(drain context.Context, front, back *http.Server, cfg Config
 		cfg.CloseIdle()
 	}
 	_ = back.Close() // the admin address answers until here, whoever still asks can ask no more
-	if err := cfg.CloseStore(); err != nil {
+	if err := closeStore(cfg); err != nil {
 		errs = append(errs, fmt.Errorf("server: closing the store: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// closeStore closes the store in time. The server of one that does not answer
+// would be waited for otherwise, for nothing: all that was acknowledged is there.
+func closeStore(cfg Config) error {
+	if cfg.CloseWait <= 0 {
+		return cfg.CloseStore()
+	}
+	done := make(chan error, 1)
+	go func() { done <- cfg.CloseStore() }()
+	late := time.NewTimer(cfg.CloseWait)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		return fmt.Errorf("its server did not answer for %v", cfg.CloseWait)
+	}
 }
 
 // count counts the requests that run. A connection that becomes another

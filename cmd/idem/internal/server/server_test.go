@@ -357,3 +357,37 @@ func TestListenerThatFails(t *testing.T) {
 		t.Error("the other address is still served")
 	}
 }
+
+// A store whose server does not answer is not waited for without end, and one
+// that closes in time is.
+func TestStoreThatDoesNotClose(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"hangs": 10 * time.Millisecond, "closes": time.Minute, "takes its time": 0} {
+		t.Run(name, func(t *testing.T) {
+			public, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			admin, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			hang, called := make(chan struct{}), make(chan struct{})
+			defer close(hang)
+			cfg := server.Config{Public: http.NotFoundHandler(), Admin: http.NotFoundHandler(), Guard: idem.New(memstore.New(nil), nil), CloseWait: wait}
+			cfg.CloseStore = func() error {
+				close(called)
+				if name == "hangs" {
+					<-hang
+				}
+				return errors.New("closed now")
+			}
+			ctx, stop := context.WithCancel(context.Background())
+			stop()
+			err = server.New(&server.Options{Logger: slog.New(slog.DiscardHandler)}).Run(ctx, public, admin, nil, cfg)
+			receive(t, called)
+			if want := map[bool]string{true: "did not answer for 10ms", false: "closed now"}[name == "hangs"]; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+		})
+	}
+}

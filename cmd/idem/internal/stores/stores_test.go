@@ -90,7 +90,7 @@ func TestPasswordsAreNeverShown(t *testing.T) {
 		"postgres://idem:a/hunter2@127.0.0.1:1/idem", "postgres://idem:a?hunter2@127.0.0.1:1/idem", "postgres://idem:a#hunter2@127.0.0.1:1/idem",
 		"postgres://idem:a%ZZhunter2@127.0.0.1:1/idem", "postgres://idem:hunter2%00@127.0.0.1:1/idem", "postgres://127.0.0.1:1/idem?sslmode=verify-full&sslrootcert=/nowhere&password=hunter2",
 		"mysql://idem:hunter2@127.0.0.1:1/idem", "mysql://idem:hunter2@127.0.0.1:1", "mysql://idem:a%ZZhunter2@127.0.0.1:1/idem", "mysql://127.0.0.1:1/idem?password=hunter2",
-		"mysql://idem:hunter2@127.0.0.1:1/idem?tls=hunter2", "mysql://idem:hunter2@127.0.0.1:1/idem?tls-ca=/nowhere", "mysql://idem:a/hunter2@127.0.0.1:1/idem", "mysql://idem:a@hunter2@127.0.0.1:1/idem",
+		"mysql://idem:hunter2@127.0.0.1:1/idem?tls-ca=/nowhere", "mysql://idem:a/hunter2@127.0.0.1:1/idem", "mysql://idem:a@hunter2@127.0.0.1:1/idem",
 		"redis://idem:hunter2@127.0.0.1:1/0", "redis://:hunter2@127.0.0.1:1", "rediss://:hunter2@127.0.0.1:1", "redis://127.0.0.1:1?password=hunter2",
 		"redis://127.0.0.1:1?sentinel=x&sentinel_password=hunter2", "redis://hunter2@127.0.0.1:1", "redis://:a%ZZhunter2@127.0.0.1:1", "redis://:hunter2@127.0.0.1:1/x",
 		"nats://idem:hunter2@127.0.0.1:1/idem", "nats://hunter2@127.0.0.1:1", "tls://idem:hunter2@127.0.0.1:1", "nats://127.0.0.1:1?pass=hunter2", "nats://u:%ZZhunter2@127.0.0.1:1",
