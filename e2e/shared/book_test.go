@@ -29,6 +29,7 @@ type told struct {
 	value   string // "" while nobody was told one
 	unknown bool
 	ran     int
+	began   int // callers for whom the work was called, or may have been
 }
 
 func newBook() *book { return &book{told: map[string]*told{}, by: map[what]int{}} }
@@ -69,6 +70,9 @@ func (b *book) note(key string, a answer) bool {
 	b.by[a.What]++
 	b.calls += a.Calls
 	t := b.of(key)
+	if a.Calls > 0 || a.What == gone {
+		t.began++
+	}
 	switch a.What {
 	case ran, replayed:
 		if a.What == ran {
@@ -141,13 +145,18 @@ func ledgerOf(t *testing.T, name string) effects {
 // rowsOf reads the effects that the transactions of a scope have committed.
 func rowsOf(t *testing.T, o *opened, scope string) effects {
 	t.Helper()
-	rows, err := o.tx.query(t.Context(), "SELECT k, v FROM effects WHERE s = ?", scope)
+	e, err := committed(t.Context(), o, scope)
 	must(t, err)
+	return e
+}
+
+func committed(ctx context.Context, o *opened, scope string) (effects, error) {
+	rows, err := o.tx.query(ctx, "SELECT k, v FROM effects WHERE s = ?", scope)
 	e := effects{}
 	for _, r := range rows {
 		e[r[0]] = append(e[r[0]], r[1])
 	}
-	return e
+	return e, err
 }
 
 // listed returns the ids of a scope's records in a state.

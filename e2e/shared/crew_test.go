@@ -67,6 +67,9 @@ func (c *crew) start() *worker {
 	w.cmd = exec.Command(exe, "-test.run=^$")
 	w.cmd.Env = append(os.Environ(), workerVariable+"="+string(text))
 	w.cmd.Stderr = &w.stderr
+	if c.config.Disk != "" {
+		w.cmd.SysProcAttr = apartFrom()
+	}
 	stdin, err := w.cmd.StdinPipe()
 	must(c.t, err)
 	stdout, err := w.cmd.StdoutPipe()

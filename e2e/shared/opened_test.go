@@ -25,6 +25,11 @@ type config struct {
 	Retry, CountAttempts                bool
 	// SweepEvery is the store's; 0 is never.
 	SweepEvery time.Duration
+	// Disk is a folder for which a worker mounts a file system of DiskSize bytes that
+	// only it sees; Migrate lets it make the schema.
+	Disk     string
+	DiskSize int
+	Migrate  bool
 }
 
 func (c *config) options() *idem.Options {

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/idem-go/idem"
@@ -26,6 +28,9 @@ const (
 	opTx         op = "tx"          // idem.DoTx, whose work writes rows
 	opCompleteTx op = "complete-tx" // a leased claim that ends by idem.CompleteTx with rows
 	opRaw        op = "raw"         // a claim of the store's own, and after the gate every write by its token
+	opRows       op = "rows"        // the effects that transactions have committed
+	opFill       op = "fill"        // fill the disk of the process's own
+	opEmpty      op = "empty"       // give its room back
 	opGo         op = "go"          // opens the gate of another task
 	opEnd        op = "end"         // close guard and store, and end
 )
@@ -55,6 +60,8 @@ type answer struct {
 	Attempt, Calls int
 	// Writes are, for opRaw, what each write gave.
 	Writes map[string]string
+	// Rows is for opRows.
+	Rows effects
 }
 
 // what is the kind of an answer.
@@ -163,6 +170,16 @@ func work(text string) error {
 	if err := json.Unmarshal([]byte(text), c); err != nil {
 		return err
 	}
+	if c.Disk != "" {
+		if err := mountDisk(c.Disk, c.DiskSize); err != nil {
+			return err
+		}
+	}
+	if c.Migrate {
+		if err := kindNamed(c.Store).migrate(context.Background(), c.DSN); err != nil {
+			return err
+		}
+	}
 	out := json.NewEncoder(os.Stdout)
 	var mu sync.Mutex
 	p, err := newPlayer(context.Background(), c, func(a answer) {
@@ -219,6 +236,12 @@ func (p *player) play(ctx context.Context, t task) answer {
 		o, err = p.completeTx(ctx, req, t, &a)
 	case opRaw:
 		err = p.raw(ctx, t, &a)
+	case opRows:
+		a.Rows, err = committed(ctx, p.opened, p.config.Scope)
+	case opFill:
+		err = fillDisk(p.config.Disk)
+	case opEmpty:
+		err = os.Remove(filler(p.config.Disk))
 	default:
 		err = fmt.Errorf("no such task: %s", t.Op)
 	}
@@ -230,6 +253,25 @@ func (p *player) play(ctx context.Context, t task) answer {
 		a.What = replayed
 	}
 	return a
+}
+
+func filler(dir string) string { return filepath.Join(dir, "filler") }
+
+// fillDisk writes until there is no room left.
+func fillDisk(dir string) error {
+	f, err := os.Create(filler(dir))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for piece := make([]byte, 4096); ; {
+		if _, err := f.Write(piece); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				return nil
+			}
+			return err
+		}
+	}
 }
 
 // newValue is what a work gives: nothing like it is ever given again.
