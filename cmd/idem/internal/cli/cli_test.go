@@ -221,3 +221,39 @@ func TestHelpAndVersion(t *testing.T) {
 		t.Errorf("version: exit %d %q %q", code, stdout, stderr)
 	}
 }
+
+// The exit codes of check, by what is found and what is to fail.
+func TestCheckExitCodes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--store=memory:"}, 1, "1 warning in the store memory:"},
+		{[]string{"--store=memory:", "--fail-on=unknown"}, 1, "1 warning"},
+		{[]string{"--store=memory:", "--fail-on=error"}, 0, ""},
+		{[]string{"--store=file:data"}, 0, ""},
+		{[]string{"--store=sqlite:missing.db"}, 1, "1 error in the store sqlite:missing.db"},
+		{[]string{"--store=sqlite:missing.db", "--fail-on=error", "--json"}, 1, "1 error"},
+	} {
+		code, stdout, stderr := run(t, append([]string{"store", "check"}, c.args...)...)
+		if code != c.code || !strings.Contains(stderr, c.says) || c.says == "" && stderr != "" {
+			t.Errorf("%q: exit %d, want %d: %s", c.args, code, c.code, stderr)
+		}
+		if !strings.Contains(stdout, "SEVERITY") && !strings.Contains(stdout, `"severity"`) {
+			t.Errorf("%q: nothing is printed: %s", c.args, stdout)
+		}
+	}
+	if left := entries(t); left != "" {
+		t.Errorf("check left behind: %s", left)
+	}
+	for _, store := range []string{"memory:", "file:data"} {
+		if code, stdout, stderr := run(t, "store", "migrate", "--store", store); code != 0 || !strings.Contains(stdout, store+" needs no schema") || stderr != "" {
+			t.Errorf("migrate %s: exit %d: %s%s", store, code, stdout, stderr)
+		}
+	}
+	if left := entries(t); left != "" {
+		t.Errorf("migrate left behind: %s", left)
+	}
+}

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idem-go/idem/cmd/idem/internal/stores"
+	"github.com/idem-go/idem/driver"
 )
 
 func TestSizes(t *testing.T) {
@@ -131,5 +134,17 @@ func TestOneLine(t *testing.T) {
 		if got := oneLine(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
+	}
+}
+
+// What a server says of itself commands no terminal, and stays in its line.
+func TestFindingsArePrintable(t *testing.T) {
+	var b strings.Builder
+	err := printTable(&b, stores.DSN{}, []driver.Finding{{
+		Severity: driver.SeverityWarning, Subject: "a\x1b[31m", Found: "x\ty\nz\r\u202e", Means: "m\x00.", Remedy: "ä.",
+	}})
+	want := "SEVERITY  SUBJECT  FOUND\nwarning   a?[31m   x y; z ?\n          means:   m?.\n          remedy:  ä.\n"
+	if err != nil || b.String() != want {
+		t.Errorf("%v\n%q, want\n%q", err, b.String(), want)
 	}
 }

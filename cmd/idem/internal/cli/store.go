@@ -96,18 +96,22 @@ func newStore() *cobra.Command {
   memory:                       this process; forgotten at its end
   file:DIR                      a directory that one process has to itself
   sqlite:FILE                   a SQLite file that processes of one machine share
-  postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full
-  nats://USER:PASSWORD@HOST:4222/BUCKET
+  postgres://USER:PASSWORD@HOST:5432/DATABASE
+  mysql://USER:PASSWORD@HOST:3306/DATABASE      MySQL 8 and MariaDB
+  redis://:PASSWORD@HOST:6379/0                 Redis 6.2 and Valkey; the hosts of
+                                a cluster, or of sentinels, with commas between
+  nats://USER:PASSWORD@HOST:4222/BUCKET         JetStream
 
 What is special in a password is percent-encoded. A DSN with a password belongs
 into a file that nobody else can read, which --store-file names: command lines
-are seen by other users of the machine. Logs and errors show neither user nor
-password.
+are seen by other users of the machine. No log and no error shows a password.
 
 With TLS, and the server's certificate verified:
 
   postgres://…/DATABASE?sslmode=verify-full&sslrootcert=/etc/idem/ca.pem
-  tls://HOST:4222/BUCKET?ca=/etc/idem/ca.pem
+  mysql://…/DATABASE?tls-ca=/etc/idem/ca.pem    or tls=true for a known authority
+  rediss://…:6379/0?ca=/etc/idem/ca.pem
+  tls://…:4222/BUCKET?ca=/etc/idem/ca.pem
 
 Clients take further settings in the query; docs/operations.md names them.`,
 		Args: noArgs,

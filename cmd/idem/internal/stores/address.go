@@ -79,10 +79,10 @@ func parseAddress(rest string) (address, error) {
 
 // isHost reports that text is HOST, HOST:PORT, [IPv6] or [IPv6]:PORT.
 func isHost(text string) bool {
-	host, port := text, ""
+	host := text
 	if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, ']') {
-		host, port = text[:i], text[i+1:]
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		host = text[:i]
+		if n, err := strconv.ParseUint(text[i+1:], 10, 16); err != nil || n == 0 {
 			return false
 		}
 	}
@@ -133,9 +133,9 @@ func (a *address) secrets(harmless []string, userIsToken bool) []string {
 	}
 	var all []string
 	for _, c := range candidates {
-		clear := c == a.path || c == a.user && !userIsToken || strings.Contains(a.hosts, c)
+		shown := c == a.path || c == a.user && !userIsToken || strings.Contains(a.hosts, c)
 		// What is as short stands in many words.
-		if len(c) < 4 || clear {
+		if len(c) < 4 || shown {
 			continue
 		}
 		all = append(all, c)

@@ -76,6 +76,9 @@ func (d DSN) String() string { return d.shown }
 // GoString is String.
 func (d DSN) GoString() string { return d.shown }
 
+// MarshalText is String, for logs in JSON.
+func (d DSN) MarshalText() ([]byte, error) { return []byte(d.shown), nil }
+
 // Dir returns the directory of a file store, and "" of any other.
 func (d DSN) Dir() string {
 	if d.scheme != "file" {
