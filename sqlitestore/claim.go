@@ -144,7 +144,7 @@ func (u *unit) room(ctx context.Context) error {
 // unknowns counts the records whose outcome is unknown, and those of which nobody
 // has noticed it.
 func (u *unit) unknowns(ctx context.Context) (unknown, unnoticed int64, err error) {
-	err = u.tx.StmtContext(ctx, u.s.stmts.room).QueryRowContext(ctx, u.now, u.s.set.maxUnknown).Scan(&unknown, &unnoticed)
+	err = rowIn(ctx, u.tx, u.s.stmts.room, u.now, u.s.set.maxUnknown).Scan(&unknown, &unnoticed)
 	return unknown, unnoticed, failed(err)
 }
 

@@ -65,7 +65,7 @@ func fileOf(dsn string) (string, error) {
 	case !ok, file == "", strings.Contains(file, "\x00"):
 		return "", errors.New("sqlitestore: a DSN is sqlite:FILE, such as sqlite:app.db or sqlite:///var/lib/app.db")
 	case strings.HasPrefix(file, ":memory:"):
-		return "", errors.New("sqlitestore: a database in memory keeps nothing; name a file, or use the store memory:")
+		return "", errors.New("sqlitestore: a database in memory keeps nothing; name a file, or use the store memory: instead")
 	}
 	return file, nil
 }
@@ -80,7 +80,7 @@ func newConnector(file string) (*connector, error) {
 		name = "sqlite"
 	}
 	if !slices.Contains(names, name) {
-		return nil, errors.New(`sqlitestore: the program has no driver of SQLite; import _ "github.com/ncruces/go-sqlite3/driver"`)
+		return nil, errors.New("sqlitestore: the program has no driver of SQLite; import one, such as github.com/ncruces/go-sqlite3/driver")
 	}
 	// No byte of the name is taken for a part of the address.
 	path := strings.ReplaceAll(url.PathEscape(file), "%2F", "/")

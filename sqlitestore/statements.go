@@ -13,7 +13,6 @@ type statements struct {
 	lock, fresh, unfiled, file, filed, young *sql.Stmt
 	begin, meta, restart, prolong            *sql.Stmt
 	load, insert, update, remove             *sql.Stmt
-	putResult, dropResult                    *sql.Stmt
 	room, notice, overdue, overdueOpen       *sql.Stmt
 	counts, lapsed, late, oldest             *sql.Stmt
 	writes, watched, list, listOpen          *sql.Stmt
@@ -129,4 +128,19 @@ func (st *statements) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// The three below run a statement in a transaction, which closes what it makes of
+// it when it ends.
+
+func execIn(ctx context.Context, tx *sql.Tx, st *sql.Stmt, args ...any) (sql.Result, error) {
+	return tx.StmtContext(ctx, st).ExecContext(ctx, args...) //nolint:sqlclosecheck // it is closed with the transaction
+}
+
+func rowIn(ctx context.Context, tx *sql.Tx, st *sql.Stmt, args ...any) *sql.Row {
+	return tx.StmtContext(ctx, st).QueryRowContext(ctx, args...) //nolint:sqlclosecheck // it is closed with the transaction
+}
+
+func rowsIn(ctx context.Context, tx *sql.Tx, st *sql.Stmt, args ...any) (*sql.Rows, error) {
+	return tx.StmtContext(ctx, st).QueryContext(ctx, args...) //nolint:sqlclosecheck // it is closed with the transaction
 }

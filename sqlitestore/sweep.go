@@ -72,7 +72,7 @@ func (u *unit) file(ctx context.Context, limit int) (some bool, err error) {
 	st := &u.s.stmts
 	var from int64
 	var to sql.NullInt64
-	if err := u.tx.StmtContext(ctx, st.unfiled).QueryRowContext(ctx, limit).Scan(&from, &to); err != nil || !to.Valid {
+	if err := rowIn(ctx, u.tx, st.unfiled, limit).Scan(&from, &to); err != nil || !to.Valid {
 		return false, failed(err)
 	}
 	if err := u.exec(ctx, st.file, from, to.Int64); err != nil {
@@ -83,7 +83,7 @@ func (u *unit) file(ctx context.Context, limit int) (some bool, err error) {
 
 // notice turns leases that have ended into unknowns.
 func (u *unit) notice(ctx context.Context, limit int) (int, error) {
-	res, err := u.tx.StmtContext(ctx, u.s.stmts.notice).ExecContext(ctx, u.now, limit)
+	res, err := execIn(ctx, u.tx, u.s.stmts.notice, u.now, limit)
 	if err != nil {
 		return 0, failed(err)
 	}
@@ -102,7 +102,7 @@ func (u *unit) dropKept(ctx context.Context, limit int) (int, error) {
 }
 
 func (u *unit) drop(ctx context.Context, overdue *sql.Stmt, limit int) (int, error) {
-	rows, err := rowsOf(u.tx.StmtContext(ctx, overdue).QueryContext(ctx, u.now, limit))
+	rows, err := rowsOf(rowsIn(ctx, u.tx, overdue, u.now, limit))
 	if err != nil {
 		return 0, failed(err)
 	}
@@ -186,7 +186,7 @@ func (s *Store) Stats(ctx context.Context) (driver.Stats, error) {
 
 func (s *Store) count(ctx context.Context, tx *sql.Tx) (st driver.Stats, err error) {
 	var m meta
-	row := tx.StmtContext(ctx, s.stmts.counts).QueryRowContext(ctx)
+	row := rowIn(ctx, tx, s.stmts.counts)
 	if err := row.Scan(&m.format, &m.clock, &m.base, &st.InFlight, &st.Unknown, &st.Completed, &st.Forgotten); err != nil {
 		return st, failed(err)
 	}
@@ -201,12 +201,12 @@ func (s *Store) count(ctx context.Context, tx *sql.Tx) (st driver.Stats, err err
 	// and the oldest of the others.
 	var ended, over int64
 	var oldest, oldestNoticed sql.NullInt64
-	if err := tx.StmtContext(ctx, s.stmts.lapsed).QueryRowContext(ctx, now).Scan(&ended, &over, &oldest); err != nil {
+	if err := rowIn(ctx, tx, s.stmts.lapsed, now).Scan(&ended, &over, &oldest); err != nil {
 		return st, failed(err)
 	}
 	st.InFlight -= ended
 	st.Unknown += ended - over
-	if err := tx.StmtContext(ctx, s.stmts.oldest).QueryRowContext(ctx, now).Scan(&oldestNoticed, &over); err != nil {
+	if err := rowIn(ctx, tx, s.stmts.oldest, now).Scan(&oldestNoticed, &over); err != nil {
 		return st, failed(err)
 	}
 	st.Unknown -= over
@@ -227,7 +227,7 @@ func (s *Store) count(ctx context.Context, tx *sql.Tx) (st driver.Stats, err err
 // addEnded sets the counts of what has ended right: by rows that the counts lack,
 // by those whose retention is over, and by those that are over altogether.
 func addEnded(ctx context.Context, tx *sql.Tx, stmt *sql.Stmt, now int64, st *driver.Stats) error {
-	rows, err := tx.StmtContext(ctx, stmt).QueryContext(ctx, now)
+	rows, err := rowsIn(ctx, tx, stmt, now)
 	if err != nil {
 		return err
 	}

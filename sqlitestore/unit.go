@@ -69,7 +69,7 @@ func (s *Store) begin(ctx context.Context, tx *sql.Tx) (*unit, error) {
 	for try := 0; ; try++ {
 		base := s.base.Load()
 		written := base + src.ticks.now()
-		res, err := tx.StmtContext(ctx, s.stmts.begin).ExecContext(ctx, written, src.wall(), schemaFormat, src.ticks.id, base)
+		res, err := execIn(ctx, tx, s.stmts.begin, written, src.wall(), schemaFormat, src.ticks.id, base)
 		if err != nil {
 			return nil, failed(err)
 		}
@@ -98,14 +98,14 @@ func (s *Store) begin(ctx context.Context, tx *sql.Tx) (*unit, error) {
 // be. It returns nil, with the lock taken, when there is a row, or when anything is
 // not as it was.
 func (s *Store) beginFresh(ctx context.Context, tx *sql.Tx, key driver.Key) (*unit, error) {
-	if _, err := tx.StmtContext(ctx, s.stmts.lock).ExecContext(ctx); err != nil {
+	if _, err := execIn(ctx, tx, s.stmts.lock); err != nil {
 		return nil, failed(err)
 	}
 	src := s.set.sources
 	base := s.base.Load()
 	u := &unit{s: s, tx: tx, now: base + src.ticks.now()}
 	var fresh bool
-	err := tx.StmtContext(ctx, s.stmts.fresh).QueryRowContext(ctx,
+	err := rowIn(ctx, tx, s.stmts.fresh,
 		schemaFormat, src.ticks.id, base, u.now-int64(leeway/2), key[:]).Scan(&fresh)
 	if err != nil || !fresh {
 		return nil, failed(err)
@@ -117,7 +117,7 @@ func (s *Store) beginFresh(ctx context.Context, tx *sql.Tx, key driver.Key) (*un
 func (s *Store) restart(ctx context.Context, tx *sql.Tx) error {
 	var format, base, then, wall int64
 	var clock string
-	err := tx.StmtContext(ctx, s.stmts.meta).QueryRowContext(ctx).Scan(&format, &clock, &base, &then, &wall)
+	err := rowIn(ctx, tx, s.stmts.meta).Scan(&format, &clock, &base, &then, &wall)
 	if err != nil {
 		return failed(err)
 	}
@@ -132,10 +132,10 @@ func (s *Store) restart(ctx context.Context, tx *sql.Tx) error {
 	wallNow := src.wall()
 	now := restarted(then, wall, wallNow)
 	base = now - src.ticks.now()
-	if _, err := tx.StmtContext(ctx, s.stmts.restart).ExecContext(ctx, src.ticks.id, base, now, wallNow); err != nil {
+	if _, err := execIn(ctx, tx, s.stmts.restart, src.ticks.id, base, now, wallNow); err != nil {
 		return failed(err)
 	}
-	if _, err := tx.StmtContext(ctx, s.stmts.prolong).ExecContext(ctx, now, then); err != nil {
+	if _, err := execIn(ctx, tx, s.stmts.prolong, now, then); err != nil {
 		return failed(err)
 	}
 	s.base.Store(base)
@@ -148,7 +148,7 @@ func (u *unit) token(r *record) uint64 { return max(uint64(u.now), r.token+1) }
 
 // load reads what is known of a key now.
 func (u *unit) load(ctx context.Context, key driver.Key) (*record, error) {
-	r, _, err := scan(u.tx.StmtContext(ctx, u.s.stmts.load).QueryRowContext(ctx, key[:]), key)
+	r, _, err := scan(rowIn(ctx, u.tx, u.s.stmts.load, key[:]), key)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +208,6 @@ func (u *unit) save(ctx context.Context, r *record) error {
 }
 
 func (u *unit) exec(ctx context.Context, st *sql.Stmt, args ...any) error {
-	_, err := u.tx.StmtContext(ctx, st).ExecContext(ctx, args...)
+	_, err := execIn(ctx, u.tx, st, args...)
 	return failed(err)
 }
