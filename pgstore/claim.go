@@ -133,16 +133,22 @@ func (r *records) claimQuick(ctx context.Context, q querier, c *claimCall) error
 }
 
 func (c *claimCall) scanQuick(scan scanner) error {
-	found, granted := &row{}, false
-	if err := scan(append(found.quickFields(), &granted)...); err != nil {
+	var prompt int
+	var numbers []int64
+	var parts [][]byte
+	found := &row{key: c.req.Key[:]}
+	if err := scan(&prompt, &found.token, &found.attempt, &found.since, &found.due, &numbers, &parts); err != nil {
 		return err
 	}
-	found.key = c.req.Key[:]
+	granted := numbers == nil
 	if granted {
+		found.format, found.kind, found.tombstone = format, inFlight, microseconds(c.req.Tombstone)
 		found.nonce, found.scope, found.id = c.req.Nonce[:], []byte(c.req.Scope), []byte(c.req.ID)
 		found.rule, found.sum = int64(c.req.Fingerprint.Rule), c.req.Fingerprint.Sum[:]
 		// The clock was read for each of both columns.
 		found.now = found.due - microseconds(c.req.Lease)
+	} else if !found.unpack(numbers, parts) {
+		return errNoRow
 	}
 	c.take(found, granted)
 	return nil

@@ -571,3 +571,143 @@ func TestTrap45TheClaimThatLosesARaceAsksAgain(t *testing.T) {
 		}
 	}
 }
+
+// Whether a completion is late is judged once nobody else can change the row: not
+// before it waited for a transaction that was then rolled back.
+func TestLateIsJudgedWithTheRow(t *testing.T) {
+	t.Parallel()
+	b := own(t, quick())
+	if b == nil {
+		return
+	}
+	b.fresh(t)
+	db, err := pgstore.NewDB(t.Context(), b.sql, defaults(pgstore.Options{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	for kind, s := range map[string]store{"pgx": b.openIn(t, pgstore.Options{}), "sql": db} {
+		req := request(kind)
+		req.Lease = 150 * time.Millisecond
+		tx, err := b.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		ref := grant(t, s, req)
+		if _, err := tx.Exec(t.Context(), "SELECT FROM idem_records WHERE key = $1 FOR UPDATE", ref.Key[:]); err != nil {
+			t.Fatal(err)
+		}
+		late := make(chan bool, 1)
+		go func() {
+			l, err := s.Complete(context.Background(), ref, completion(kind, "r"))
+			if err != nil {
+				t.Error(err)
+			}
+			late <- l
+		}()
+		eventually(t, "the completion waits", func() bool { return b.waitingFor(t) > 0 })
+		eventually(t, "the lease ends", func() bool {
+			var over bool
+			err := b.pool.QueryRow(t.Context(), "SELECT due < date_part('epoch', clock_timestamp()) * 1000000 FROM idem_records WHERE key = $1", ref.Key[:]).Scan(&over)
+			return err == nil && over
+		})
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !<-late {
+			t.Errorf("%s: it says that it was in time", kind)
+		}
+	}
+}
+
+// Of an operator and an owner who act at once, none undoes what the other did
+// without knowing.
+func TestResolveRaces(t *testing.T) {
+	t.Parallel()
+	b := bedOf(t, shared)
+	if b == nil {
+		return
+	}
+	s := b.open(t, pgstore.Options{})
+	for round := range 100 {
+		id := fmt.Sprint(round)
+		ref := grant(t, s, request(id))
+		if err := s.Abandon(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		var errs [3]error
+		all(len(errs), func(i int) {
+			switch i {
+			case 0:
+				_, errs[i] = s.Complete(t.Context(), ref, completion(id, "done"))
+			default:
+				_, errs[i] = s.Resolve(t.Context(), ref.Key, driver.Resolution{
+					Action: driver.ResolveRelease, Token: ref.Token, Retention: time.Hour, Tombstone: time.Hour,
+				})
+			}
+		})
+		if errs[0] != nil {
+			t.Fatalf("Complete: %v", errs[0])
+		}
+		// Whoever was first: the owner's result is there.
+		stateOf(t, s, id, driver.StateCompleted)
+	}
+}
+
+// What is over is kept for a while before it is dropped: see dropText.
+func TestKeptForAWhile(t *testing.T) {
+	t.Parallel()
+	b := bedOf(t, shared)
+	if b == nil {
+		return
+	}
+	o := defaults(pgstore.Options{Schema: b.schema(t)})
+	s, err := pgstore.New(t.Context(), b.pool, o.WithGrace(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	ref := grant(t, s, request("k"))
+	if err := s.Release(t.Context(), ref, driver.Release{Retention: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		passes time.Duration
+		swept  int
+	}{{time.Hour, 0}, {50 * time.Second, 0}, {11 * time.Second, 1}} {
+		pass(t, s, step.passes)
+		if n, err := s.Sweep(t.Context(), 10); err != nil || n != step.swept {
+			t.Errorf("after another %v %d were swept: %v", step.passes, n, err)
+		}
+		if rec := stateOf(t, s, "k", driver.StateAbsent); rec.Attempt != 0 {
+			t.Errorf("the record is there still: attempt %d", rec.Attempt)
+		}
+	}
+}
+
+// The sweeper of the store's own, and the counts while it works: trap 35.
+func TestTrap35SweptByItself(t *testing.T) {
+	t.Parallel()
+	b := bedOf(t, shared)
+	if b == nil {
+		return
+	}
+	s := b.open(t, pgstore.Options{SweepEvery: 10 * time.Millisecond})
+	const n = 3000
+	all(16, func(i int) {
+		for k := i; k < n; k += 16 {
+			id := fmt.Sprint(k)
+			c := completion(id, "r")
+			c.Retention, c.Tombstone = time.Millisecond, time.Millisecond
+			if _, err := s.Complete(t.Context(), grant(t, s, request(id)), c); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	records, _ := s.Tables()
+	eventually(t, "all is dropped", func() bool {
+		var left int
+		return b.pool.QueryRow(t.Context(), "SELECT count(*) FROM "+records).Scan(&left) == nil && left == 0
+	})
+}

@@ -104,11 +104,11 @@ func (g *grouper) complete(ctx context.Context, c *completeCall) error {
 		return g.store.completeAlone(ctx, g.store.db, g.store.text.complete, c, groupWait)
 	}
 	c.done, c.late = false, false
-	return g.quick.query(ctx, statement{g.store.text.completeQuick, c.args()[:11]}, func(scan scanner) error {
-		var key []byte
+	return g.quick.query(ctx, statement{g.store.text.completeQuick, c.args()}, func(scan scanner) error {
+		var notified *string
 		var prompt int
 		c.done = true
-		return scanComplete(scan, &key, &c.late, &prompt)
+		return scan(&c.late, &notified, &prompt)
 	})
 }
 

@@ -16,17 +16,15 @@ const ownWait = time.Second
 type completeCall struct {
 	ref driver.Ref
 	c   *driver.Completion
-	// attempts, unless 0, is the count of attempts to write.
-	attempts int
-	done     bool
-	late     bool
+	// done says that it was carried out.
+	done, late bool
 }
 
 func (c *completeCall) args() []any {
 	return []any{
 		c.ref.Key[:], int64(c.ref.Token), microseconds(c.c.Retention), microseconds(c.c.Tombstone),
 		c.c.Dropped, orNull(c.c.Result.Meta), orNull(c.c.Result.Body),
-		int64(c.c.Fingerprint.Rule), sumOrNull(c.c.Fingerprint), []byte(c.c.Scope), []byte(c.c.ID), int64(c.attempts),
+		int64(c.c.Fingerprint.Rule), sumOrNull(c.c.Fingerprint), []byte(c.c.Scope), []byte(c.c.ID),
 	}
 }
 

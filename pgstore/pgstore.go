@@ -54,7 +54,7 @@ var (
 // It refuses tables of a version that it does not know, a server that takes no
 // writes, and one before PostgreSQL 13; what else weakens the promise is logged
 // as a warning. It starts a goroutine that sweeps, unless Options.SweepEvery is
-// negative; Close ends it.
+// negative, and one that gives up statements which take long; Close ends them.
 func New(ctx context.Context, pool *pgxpool.Pool, o *Options) (*Store, error) {
 	s := &Store{pgx: newPgxDB(pool)}
 	if err := s.records.open(ctx, s.pgx, o); err != nil {
@@ -68,6 +68,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, o *Options) (*Store, error) {
 	s.group = &grouper{store: &s.records, send: s.pgx.send}
 	if !pooled {
 		s.group.quick, s.quickTx = quick{s.pgx}, true
+		s.background(func() { s.pgx.patience.watch(&s.records) })
 	}
 	return s, nil
 }

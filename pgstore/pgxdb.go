@@ -13,6 +13,8 @@ import (
 type pgxDB struct {
 	pool *pgxpool.Pool
 	most int
+	// patience gives statements up that take long.
+	patience patience
 	// plain says that a statement can go without a transaction around it, since
 	// what the server makes around it is READ COMMITTED.
 	plain bool
@@ -97,57 +99,6 @@ func pooler(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	return pid != conn.PgConn().PID(), err
 }
 
-// slowWait is how long a statement may take that does not bound its wait for a
-// row, before it is asked again as one that does. It is longer than a server
-// that is not held up by somebody's transaction mostly takes.
-const slowWait = 250 * time.Millisecond
-
-// quick runs statements that do not bound their wait for a row: to set a bound
-// takes the server a tenth of what a claim takes. One that takes long is given
-// up, with an error as if it had had a bound.
-type quick struct{ *pgxDB }
-
-func (q quick) query(ctx context.Context, s statement, each func(scan scanner) error) error {
-	conn, err := q.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	return q.impatient(ctx, conn, func() error {
-		if !q.plain {
-			return q.batch(ctx, conn, []statement{s}, []func(scan scanner) error{each})
-		}
-		rows, err := conn.Query(ctx, s.text, s.args...)
-		if err != nil {
-			return err
-		}
-		return read(rows, each)
-	})
-}
-
-// impatient runs f, and has the server give up what it does on the connection
-// when that takes long.
-func (d *pgxDB) impatient(ctx context.Context, conn *pgxpool.Conn, f func() error) error {
-	asked := make(chan struct{})
-	timer := time.AfterFunc(slowWait, func() {
-		defer close(asked)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
-		defer cancel()
-		_ = conn.Conn().PgConn().CancelRequest(ctx) // it ends later then, or by its context
-	})
-	err := f()
-	if timer.Stop() {
-		return err
-	}
-	// The connection is not another's before the server has got the message, which
-	// would meet another's statement.
-	<-asked
-	if code(err) == codeCanceled && ctx.Err() == nil {
-		return errHeld
-	}
-	return err
-}
-
 // endWait is how long the end of a transaction may take that nobody waits for.
 const endWait = 2 * time.Second
 
@@ -180,7 +131,7 @@ func (d *pgxDB) begin(ctx context.Context, first statement, impatient bool, each
 		return results.Close()
 	}
 	if impatient {
-		err = d.impatient(ctx, conn, send)
+		err = d.patience.run(ctx, conn, send)
 	} else {
 		err = send()
 	}

@@ -69,12 +69,15 @@ func (r *row) fields() []any {
 	}
 }
 
-// quickFields are those of a row that answers a claim's quick statement.
-func (r *row) quickFields() []any {
-	return []any{
-		&r.format, (*int16)(&r.kind), &r.token, &r.attempt, &r.since, &r.due, &r.tombstone, &r.rule,
-		&r.answered, &r.dropped, &r.late, &r.nonce, &r.sum, &r.scope, &r.id, &r.meta, &r.body, &r.note, &r.now,
+// unpack sets what the answer to a claim's quick statement has in arrays.
+func (r *row) unpack(numbers []int64, parts [][]byte) bool {
+	if len(numbers) != 8 || len(parts) != 7 {
+		return false
 	}
+	r.format, r.kind, r.tombstone, r.rule = numbers[0], kind(numbers[1]), numbers[2], numbers[3]
+	r.answered, r.dropped, r.late, r.now = numbers[4] != 0, numbers[5] != 0, numbers[6] != 0, numbers[7]
+	r.nonce, r.sum, r.scope, r.id, r.meta, r.body, r.note = parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6]
+	return true
 }
 
 // check returns an error unless the row can be understood.

@@ -11,8 +11,8 @@ import (
 // which is the same for every row; so does whoever judges rows by the statement's
 // snapshot, which was taken after it.
 const (
-	clock   = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
-	started = "(extract(epoch from statement_timestamp()) * 1000000)::bigint"
+	clock   = "(date_part('epoch', clock_timestamp()) * 1000000)::bigint"
+	started = "(date_part('epoch', statement_timestamp()) * 1000000)::bigint"
 )
 
 // A claim's statement must not take longer than its rows are kept once they
@@ -21,13 +21,13 @@ const promptly = "1 / (clock_timestamp() - statement_timestamp() < interval '30 
 
 // texts are the statements of a store.
 type texts struct {
-	claim, claims, claimTx, claimQuick          string
-	complete, completes, completeQuick          string
-	completeTx, completeTheirs                  string
-	renew, release, abandon, lookup, look, mark string
-	resolve, lapse, forget, drop, dropAttempts  string
-	room, stats, sample, bytes                  string
-	ping, version, attempt                      string
+	claim, claims, claimTx, claimQuick            string
+	complete, completes, completeQuick            string
+	completeTx, completeTxCounted, completeTheirs string
+	renew, release, abandon, lookup, look, mark   string
+	resolve, lapse, forget, drop, dropAttempts    string
+	room, stats, sample, bytes                    string
+	ping, version, attempt                        string
 
 	list func(seg segment, scoped bool) string
 }
@@ -180,30 +180,33 @@ SELECT {columns}, {started}, false, 1{after} FROM old WHERE NOT free`
 // what is rarely needed: it does not give a claim again to its own nonce, and
 // does not bound the time that it waits for somebody's transaction. Where that
 // leaves a claim without an answer, claimText gives it.
+//
+// What stands in the way comes as two arrays, since each column of an answer has
+// its price and a claim that is granted has no use for them.
 const claimQuickText = `WITH granted AS (
 	INSERT INTO {records} AS r (key, format, kind, token, attempt, since, due, tombstone, rule, nonce, sum, scope, id)
-	SELECT $1::bytea, {format}, {inFlight}, nextval({tokens}), 1, n, n + $3::bigint, $4::bigint, $8::smallint, $2::bytea, $9::bytea, $10::bytea, $11::bytea
-	FROM (SELECT {clock} AS n OFFSET 0) c
+	SELECT $1::bytea, {format}, {inFlight}, nextval({tokens}), 1, {clock}, {clock} + $3::bigint, $4::bigint, $8::smallint, $2::bytea, $9::bytea, $10::bytea, $11::bytea
 	WHERE NOT EXISTS (SELECT FROM {records} WHERE key = $1::bytea AND due > {started} AND (kind = {completed} OR kind = {inFlight} AND nonce <> $2::bytea))
 	ON CONFLICT (key) DO UPDATE SET
 		kind = {inFlight}, token = greatest(nextval({tokens}), r.token + 1), attempt = CASE WHEN {gone r clock} THEN 1 ELSE r.attempt + 1 END,
-		since = {clock}, due = {clock} + excluded.due - excluded.since, tombstone = excluded.tombstone, rule = excluded.rule,
+		since = {clock}, due = {clock} + $3::bigint, tombstone = excluded.tombstone, rule = excluded.rule,
 		answered = false, dropped = false, late = false, watched = false,
 		nonce = excluded.nonce, sum = excluded.sum, scope = excluded.scope, id = excluded.id, meta = NULL, body = NULL, note = NULL
 		WHERE {free r $ clock}
-	RETURNING token, attempt, since, due, tombstone
+	RETURNING token, attempt, since, due
 )
-SELECT {promptly}::smallint, {inFlight}::smallint, token, attempt, since, due, tombstone, 0::smallint, false, false, false,
-	NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea, since AS now, true AS granted FROM granted
+SELECT {promptly}, token, attempt, since, due, NULL::bigint[], NULL::bytea[] FROM granted
 UNION ALL
-SELECT format, kind, token, attempt, since, due, tombstone, rule, answered, dropped, late, nonce, sum, scope, id, meta, body, note, {started}, false
+SELECT 1, token, attempt, since, due,
+	ARRAY[format, kind, tombstone, rule, answered::int, dropped::int, late::int, {started}],
+	ARRAY[nonce, sum, scope, id, meta, body, note]
 FROM {records} WHERE key = $1::bytea AND NOT EXISTS (SELECT FROM granted)`
 
 func completeParams() []param {
 	return []param{
 		{"of_key", "bytea"}, {"of_token", "bigint"}, {"retention", "bigint"}, {"new_tombstone", "bigint"},
 		{"new_dropped", "boolean"}, {"new_meta", "bytea"}, {"new_body", "bytea"},
-		{"new_rule", "smallint"}, {"new_sum", "bytea"}, {"new_scope", "bytea"}, {"new_id", "bytea"}, {"attempts", "bigint"},
+		{"new_rule", "smallint"}, {"new_sum", "bytea"}, {"new_scope", "bytea"}, {"new_id", "bytea"},
 	}
 }
 
@@ -222,34 +225,45 @@ const completeText = `WITH asked AS MATERIALIZED ({asked}),
 ` + held + `,
 done AS (
 	INSERT INTO {records} AS r (key, format, kind, token, attempt, since, due, tombstone, rule, dropped, late, sum, scope, id, meta, body)
-	SELECT key, {format}, {completed}, token, CASE WHEN attempts > 0 THEN attempts ELSE attempt END, n, n + retention, new_tombstone,
+	SELECT key, {format}, {completed}, token, attempt, n, n + retention, new_tombstone,
 		CASE WHEN kind = {releasedByResolve} THEN new_rule ELSE rule END, new_dropped, kind <> {inFlight} OR due <= n,
 		CASE WHEN kind = {releasedByResolve} THEN new_sum ELSE sum END,
 		CASE WHEN kind = {releasedByResolve} THEN new_scope ELSE scope END,
 		CASE WHEN kind = {releasedByResolve} THEN new_id ELSE id END, new_meta, new_body
 	FROM held h WHERE kind IN ({inFlight}, {lapsed}, {abandoned}, {releasedByResolve}) AND NOT {gone h n}
 	ON CONFLICT (key) DO UPDATE SET
-		kind = excluded.kind, attempt = excluded.attempt, since = excluded.since, due = excluded.due, tombstone = excluded.tombstone,
+		kind = excluded.kind, since = excluded.since, due = excluded.due, tombstone = excluded.tombstone,
 		rule = excluded.rule, answered = false, dropped = excluded.dropped, late = excluded.late,
 		sum = excluded.sum, scope = excluded.scope, id = excluded.id, meta = excluded.meta, body = excluded.body
 	RETURNING r.key, r.token, r.late, r.watched
-){also}
+)
 `
 
 // completeQuickText is completeText for one claim, without the row being held
 // first: what it says of the clock was so when the row was found. So it changes
 // nothing when it had to wait for the row.
 const completeQuickText = `UPDATE {records} r SET
-	kind = {completed}, since = n, due = n + $3::bigint, tombstone = $4::bigint, late = r.kind <> {inFlight} OR r.due <= n,
+	kind = {completed}, since = {clock}, due = {clock} + $3::bigint, tombstone = $4::bigint, late = kind <> {inFlight} OR due <= {clock},
 	answered = false, dropped = $5::boolean, meta = $6::bytea, body = $7::bytea,
-	rule = CASE WHEN r.kind = {releasedByResolve} THEN $8::smallint ELSE r.rule END,
-	sum = CASE WHEN r.kind = {releasedByResolve} THEN $9::bytea ELSE r.sum END,
-	scope = CASE WHEN r.kind = {releasedByResolve} THEN $10::bytea ELSE r.scope END,
-	id = CASE WHEN r.kind = {releasedByResolve} THEN $11::bytea ELSE r.id END
-FROM (SELECT {clock} AS n OFFSET 0) c
+	rule = CASE WHEN kind = {releasedByResolve} THEN $8::smallint ELSE rule END,
+	sum = CASE WHEN kind = {releasedByResolve} THEN $9::bytea ELSE sum END,
+	scope = CASE WHEN kind = {releasedByResolve} THEN $10::bytea ELSE scope END,
+	id = CASE WHEN kind = {releasedByResolve} THEN $11::bytea ELSE id END
 WHERE key = $1::bytea AND token = $2::bigint AND format = {format}
-	AND kind IN ({inFlight}, {lapsed}, {abandoned}, {releasedByResolve}) AND NOT {gone r n}
-RETURNING key, late, ` + notify + `, 1 / (clock_timestamp() - statement_timestamp() < interval '100 milliseconds')::int`
+	AND kind IN ({inFlight}, {lapsed}, {abandoned}, {releasedByResolve}) AND NOT {gone r clock}
+RETURNING late, ` + notify + `, 1 / (clock_timestamp() - statement_timestamp() < interval '100 milliseconds')::int`
+
+// completeTxText completes the claim of a transaction in it. Its row is the
+// transaction's own, so nobody has to be waited for. It fails unless there is one:
+// the commit that comes behind it must not succeed then. Where attempts are
+// counted outside of the transaction, the count goes into the record.
+const completeTxText = `WITH {first}done AS (
+	UPDATE {records} r SET
+		kind = {completed}, since = {clock}, due = {clock} + $3::bigint, tombstone = $4::bigint, dropped = $5::boolean, meta = $6::bytea, body = $7::bytea{also}
+	WHERE key = $1::bytea AND token = $2::bigint AND kind = {inFlight}
+	RETURNING 1
+)
+SELECT 1 / count(*)::int FROM done`
 
 // notify tells those who wait that the claim of the row r has ended. The
 // server takes a lock of all its databases for whoever notifies, until the
@@ -285,7 +299,7 @@ func newTexts(n names, graceMicroseconds int64) *texts {
 			"{releasedByOwner}", number(releasedByOwner), "{releasedByResolve}", number(releasedByResolve),
 			"{free l a started}", free("l", "a", started), "{free r a clock}", free("r", "a", clock),
 			"{gone r c.n}", gone("r", "c.n"), "{ours r excluded.nonce c.n}", ours("r", "excluded.nonce", "c.n"),
-			"{gone r clock}", gone("r", clock), "{gone r n}", gone("r", "n"), "{free r $ clock}", freeQuick("r", clock),
+			"{gone r clock}", gone("r", clock), "{free r $ clock}", freeQuick("r", clock),
 			"{gone h n}", gone("h", "h.n"), "{gone h h.n}", gone("h", "h.n"),
 			"{grace}", strconv.FormatInt(graceMicroseconds, 10),
 		)
@@ -303,12 +317,12 @@ func newTexts(n names, graceMicroseconds int64) *texts {
 
 		claimQuick: fill(claimQuickText), completeQuick: fill(completeQuickText),
 
-		complete:  fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), false), "{also}", ""),
-		completes: fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), true), "{also}", ""),
+		complete:  fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), false)),
+		completes: fill(completeText+"SELECT key, late, "+notify+" FROM done", "{asked}", asked(completeParams(), true)),
 		completeTheirs: fill(completeText+"SELECT key, late, "+notify+", set_config('lock_timeout', (SELECT before FROM asked), true) FROM done",
-			"{asked}", askedTx(completeParams()), "{also}", ""),
-		completeTx: fill(completeText+"SELECT 1 / count(*)::int FROM done", "{asked}", asked(completeParams(), false),
-			"{also}", ",\nended AS (DELETE FROM {attempts} WHERE key = (SELECT of_key FROM asked WHERE attempts > 0))"),
+			"{asked}", askedTx(completeParams())),
+		completeTx:        fill(completeTxText, "{first}", "", "{also}", ""),
+		completeTxCounted: fill(completeTxText, "{first}", "ended AS (DELETE FROM {attempts} WHERE key = $1::bytea), ", "{also}", ", attempt = $8::integer"),
 
 		renew: own(refParams(param{"lease", "bigint"}), "due = h.n + h.lease", "h.kind = {inFlight} AND h.due > h.n"),
 		release: own(refParams(param{"retention", "bigint"}, param{"new_answered", "boolean"}, param{"unused", "boolean"}),

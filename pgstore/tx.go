@@ -163,11 +163,7 @@ func (t *txRun[Tx]) try(ctx context.Context, first bool) (reply driver.TxReply, 
 	if err := ctx.Err(); err != nil {
 		return reply, false, err
 	}
-	last := &completeCall{ref: driver.Ref{Key: t.req.Key, Token: granted.Token}, c: &completion}
-	if t.counted > 0 {
-		last.attempts = granted.Attempt
-	}
-	err = t.commit(ctx, tx, statement{t.text.completeTx, append(last.args(), milliseconds(ownWait))})
+	err = t.commit(ctx, tx, t.last(granted, &completion))
 	if err != nil {
 		return t.notCommitted(ctx, granted.Token, err)
 	}
@@ -226,6 +222,15 @@ func (t *txRun[Tx]) lostCommit() error {
 func (t *txRun[Tx]) refused(rec driver.Record) driver.TxReply {
 	done := rec.State == driver.StateCompleted || rec.State == driver.StateForgotten
 	return driver.TxReply{Ran: done && slices.Contains(t.sent, rec.Token), Record: rec}
+}
+
+// last is the statement that completes the record.
+func (t *txRun[Tx]) last(granted driver.Record, c *driver.Completion) statement {
+	args := (&completeCall{ref: driver.Ref{Key: t.req.Key, Token: granted.Token}, c: c}).args()[:7]
+	if t.counted > 0 {
+		return statement{t.text.completeTxCounted, append(args, int64(granted.Attempt))}
+	}
+	return statement{t.text.completeTx, args}
 }
 
 // commit ends the transaction. What is being committed is not rolled back

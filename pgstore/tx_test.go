@@ -627,3 +627,43 @@ func TestTrap43RenewedWhileItIsCompleted(t *testing.T) {
 		}
 	}
 }
+
+// Work that ends its transaction behind the store's back, or takes its record
+// away: the store does not say that it was committed.
+func TestWorkThatBreaksTheRules(t *testing.T) {
+	t.Parallel()
+	b := bedOf(t, shared)
+	if b == nil {
+		return
+	}
+	s := b.open(t, pgstore.Options{})
+	d := b.openDB(t, b.sql, pgstore.Options{})
+	records, _ := s.Tables()
+	dbRecords, _ := d.Tables()
+	for name, text := range map[string]string{"rollback": "ROLLBACK", "delete": "DELETE FROM " + records} {
+		reply, err := s.DoTx(t.Context(), txRequest(name), func(ctx context.Context, tx pgx.Tx, rec driver.Record) (driver.Completion, error) {
+			c, err := effectIn(effectsTable(s), name)(ctx, tx, rec)
+			return c, errors.Join(err, func() error { _, err := tx.Exec(ctx, text); return err }())
+		})
+		if err == nil || reply.Ran {
+			t.Errorf("%s: ran %v, %v", name, reply.Ran, err)
+		}
+		if n := b.effects(t, s, name); n != 0 {
+			t.Errorf("%s: %d effects", name, n)
+		}
+		stateOf(t, s, name, driver.StateAbsent)
+	}
+	reply, err := d.DoTx(t.Context(), txRequest("delete"), func(ctx context.Context, tx *sql.Tx, rec driver.Record) (driver.Completion, error) {
+		c, err := dbEffectIn(effectsTable(d), "delete")(ctx, tx, rec)
+		return c, errors.Join(err, func() error { _, err := tx.ExecContext(ctx, "DELETE FROM "+dbRecords); return err }())
+	})
+	if err == nil || reply.Ran || b.effects(t, d, "delete") != 0 {
+		t.Errorf("delete: ran %v, %v", reply.Ran, err)
+	}
+	reply, err = d.DoTx(t.Context(), txRequest("k"), func(_ context.Context, tx *sql.Tx, _ driver.Record) (driver.Completion, error) {
+		return completion("k", "r"), tx.Rollback()
+	})
+	if err == nil || reply.Ran {
+		t.Errorf("rollback: ran %v, %v", reply.Ran, err)
+	}
+}
