@@ -28,28 +28,41 @@ func configNames() []string {
 }
 
 // readNodes asks every server that a client knows about itself.
-func readNodes(ctx context.Context, c rueidis.Client) ([]node, error) {
-	var nodes []node
-	var first error
+func readNodes(ctx context.Context, c rueidis.Client) (nodes []node, err error) {
+	_, err = ask(ctx, func() (rueidis.RedisMessage, error) {
+		// Which servers there are may have changed when this is done again.
+		var err error
+		nodes, err = readNodesOnce(ctx, c)
+		return rueidis.RedisMessage{}, err
+	})
+	if err != nil {
+		return nil, explain(ctx, err)
+	}
+	slices.SortFunc(nodes, func(a, b node) int { return strings.Compare(a.addr, b.addr) })
+	return nodes, nil
+}
+
+// readNodesOnce fails where no server answers. A replica of a cluster may be
+// away; a master that is, is noticed by whoever needs it.
+func readNodesOnce(ctx context.Context, c rueidis.Client) (nodes []node, first error) {
+	first = errors.New("no server is known")
 	for addr, n := range c.Nodes() {
-		text, err := n.Do(ctx, n.B().Info().Build().ToRetryable()).ToString()
+		text, err := n.Do(ctx, n.B().Info().Build()).ToString()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		nd := node{addr: addr, info: map[string]string{}, config: map[string]string{}}
-		if _, refused := rueidis.IsRedisErr(err); err != nil && !refused {
-			// A replica of a cluster may be away; a master that is, is noticed by
-			// whoever needs it.
+		if _, refused := rueidis.IsRedisErr(err); err != nil && !refused || err != nil && transient(err) {
 			first = err
 			continue
 		}
+		nd := node{addr: addr, info: map[string]string{}, config: map[string]string{}}
 		for line := range strings.Lines(text) {
 			if name, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
 				nd.info[name] = v
 			}
 		}
 		for _, name := range configNames() {
-			if m, err := n.Do(ctx, n.B().ConfigGet().Parameter(name).Build().ToRetryable()).AsStrMap(); err == nil {
+			if m, err := n.Do(ctx, n.B().ConfigGet().Parameter(name).Build()).AsStrMap(); err == nil {
 				if v, ok := m[name]; ok {
 					nd.config[name] = v
 				}
@@ -58,12 +71,8 @@ func readNodes(ctx context.Context, c rueidis.Client) ([]node, error) {
 		nodes = append(nodes, nd)
 	}
 	if len(nodes) == 0 {
-		if first == nil {
-			first = errors.New("no server is known")
-		}
-		return nil, explain(ctx, first)
+		return nil, first
 	}
-	slices.SortFunc(nodes, func(a, b node) int { return strings.Compare(a.addr, b.addr) })
 	return nodes, nil
 }
 
@@ -278,7 +287,11 @@ func Check(ctx context.Context, c rueidis.Client, o *Options) ([]driver.Finding,
 }
 
 func (f *findings) clusterState(ctx context.Context, c rueidis.Client) {
-	text, err := c.Do(ctx, c.B().ClusterInfo().Build().ToRetryable()).ToString()
+	m, err := askOf(ctx, c, func(b rueidis.Builder) rueidis.Completed { return b.ClusterInfo().Build() })
+	text := ""
+	if err == nil {
+		text, err = m.ToString()
+	}
 	state := "unknown"
 	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "cluster_state:"); ok {
@@ -296,14 +309,18 @@ func (f *findings) clusterState(ctx context.Context, c rueidis.Client) {
 // its channel.
 func (f *findings) scripting(ctx context.Context, c rueidis.Client, prefix string) {
 	const text = "redis.call('SET', KEYS[1], '1', 'PX', 60000) redis.call('TIME') return redis.call('UNLINK', KEYS[1])"
-	err := c.Do(ctx, c.B().Eval().Script(text).Numkeys(1).Key(formatKey(prefix)+":ping").Build()).Error()
+	_, err := askOf(ctx, c, func(b rueidis.Builder) rueidis.Completed {
+		return b.Eval().Script(text).Numkeys(1).Key(formatKey(prefix) + ":ping").Build()
+	})
 	if err == nil {
 		f.note(driver.SeverityOK, "scripts", "run", "", "")
 	} else if ctx.Err() == nil {
 		f.note(driver.SeverityError, "scripts", "refused", "The store is made of scripts that write: "+explain(ctx, err).Error()+".",
 			"Allow the user @scripting, @read and @write on the keys of the prefix.")
 	}
-	err = c.Do(ctx, c.B().Publish().Channel(prefix+"ended").Message("").Build()).Error()
+	_, err = askOf(ctx, c, func(b rueidis.Builder) rueidis.Completed {
+		return b.Publish().Channel(prefix + "ended").Message("").Build()
+	})
 	if err == nil {
 		f.note(driver.SeverityOK, "notifications", "published", "", "")
 	} else if ctx.Err() == nil {

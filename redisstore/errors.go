@@ -23,7 +23,8 @@ const (
 
 // transient reports that a call which gave this error may be answered soon.
 func transient(err error) bool {
-	if errors.Is(err, errReplicas) || errors.Is(err, rueidis.ErrClosing) {
+	// A client that follows its master closes connections for which it has others.
+	if errors.Is(err, errReplicas) {
 		return false
 	}
 	e, ok := rueidis.IsRedisErr(err)

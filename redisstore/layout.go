@@ -51,7 +51,11 @@ func formatKey(prefix string) string { return prefix + "format" }
 // readFormat returns the number of partitions that a server has been made for,
 // 0 where it has not been made ready.
 func readFormat(ctx context.Context, c rueidis.Client, prefix string) (partitions int, err error) {
-	v, err := c.Do(ctx, c.B().Get().Key(formatKey(prefix)).Build().ToRetryable()).ToString()
+	m, err := askOf(ctx, c, func(b rueidis.Builder) rueidis.Completed { return b.Get().Key(formatKey(prefix)).Build() })
+	var v string
+	if err == nil {
+		v, err = m.ToString()
+	}
 	switch {
 	case rueidis.IsRedisNil(err):
 		return 0, nil
@@ -89,7 +93,9 @@ func Migrate(ctx context.Context, c rueidis.Client, o *Options) error {
 		return err
 	}
 	v := fmt.Sprintf("%d partitions=%d", formatVersion, set.Partitions)
-	err = c.Do(ctx, c.B().Set().Key(formatKey(set.Prefix)).Value(v).Nx().Build().ToRetryable()).Error()
+	_, err = askOf(ctx, c, func(b rueidis.Builder) rueidis.Completed {
+		return b.Set().Key(formatKey(set.Prefix)).Value(v).Nx().Build()
+	})
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return explain(ctx, err)
 	}

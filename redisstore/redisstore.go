@@ -188,10 +188,13 @@ func (s *Store) Ping(ctx context.Context) error {
 	}
 	// A key of the store's own, which a cluster may have on any of its masters.
 	probe := formatKey(s.opts.Prefix) + ":ping"
-	set := func() error {
-		return s.client.Do(ctx, s.client.B().Set().Key(probe).Value("1").Px(time.Minute).Build().ToRetryable()).Error()
-	}
-	if err := set(); err != nil {
+	_, err := askOf(ctx, s.client, func(b rueidis.Builder) rueidis.Completed {
+		return b.Set().Key(probe).Value("1").Px(time.Minute).Build()
+	})
+	switch {
+	case err != nil && s.closed.Load():
+		return driver.ErrClosed
+	case err != nil:
 		return explain(ctx, err)
 	}
 	full, err := s.full(ctx)

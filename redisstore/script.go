@@ -107,7 +107,7 @@ const tries = 5
 // that is asked for.
 func (s *Store) run(ctx context.Context, st *step, safe bool) (rueidis.RedisMessage, error) {
 	for try := 1; ; try++ {
-		m, err := s.ask(ctx, st, safe)
+		m, err := s.once(ctx, st, safe)
 		if err == nil {
 			if s.suspect.Load() {
 				s.suspect.Store(false)
@@ -132,9 +132,11 @@ func (s *Store) run(ctx context.Context, st *step, safe bool) (rueidis.RedisMess
 }
 
 // pause waits a little before a call is made again, and reports whether it may.
-func (s *Store) pause(ctx context.Context, try int) bool {
+func (s *Store) pause(ctx context.Context, try int) bool { return pause(ctx, s.closing, try) }
+
+func pause(ctx context.Context, closing <-chan struct{}, try int) bool {
 	// The first break of a connection is mostly one that was idle for too long.
-	wait := time.Duration(rand.Int64N(int64(2 * time.Millisecond << (2 * try))))
+	wait := rand.N(min(2*time.Millisecond<<(2*try), time.Second))
 	if d, ok := ctx.Deadline(); ok && time.Until(d) < wait {
 		return false
 	}
@@ -144,13 +146,29 @@ func (s *Store) pause(ctx context.Context, try int) bool {
 	case <-t.C:
 		return true
 	case <-ctx.Done():
-	case <-s.closing:
+	case <-closing:
 	}
 	return false
 }
 
-// ask runs a step once.
-func (s *Store) ask(ctx context.Context, st *step, safe bool) (rueidis.RedisMessage, error) {
+// ask makes a call that is no script's, and again as run does. The client's own
+// way to make calls again would go on for as long as the context lasts.
+func ask(ctx context.Context, call func() (rueidis.RedisMessage, error)) (rueidis.RedisMessage, error) {
+	for try := 1; ; try++ {
+		m, err := call()
+		if err == nil || rueidis.IsRedisNil(err) || ctx.Err() != nil || !transient(err) || try == tries || !pause(ctx, nil, try) {
+			return m, err
+		}
+	}
+}
+
+// askOf is ask for one command, which build makes anew each time.
+func askOf(ctx context.Context, c rueidis.Client, build func(rueidis.Builder) rueidis.Completed) (rueidis.RedisMessage, error) {
+	return ask(ctx, func() (rueidis.RedisMessage, error) { return c.Do(ctx, build(c.B())).ToMessage() })
+}
+
+// once runs a step once.
+func (s *Store) once(ctx context.Context, st *step, safe bool) (rueidis.RedisMessage, error) {
 	if s.suspect.Load() {
 		// The client may wait for a new connection, or for room in its queue, for
 		// longer than a context lasts: so it is left to do that alone.

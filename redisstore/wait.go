@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -86,16 +85,20 @@ func (s *Store) Wait(ctx context.Context, ref driver.Ref) error {
 	defer s.waiters.leave(ref.Key, e)
 	record, _ := s.layout.keys(&ref.Key)
 	look := step{&s.scripts.watch, []string{record}, []string{tokenText(ref.Token)}}
-	for {
+	for first := true; ; first = false {
 		// First the channel and then the look, so that no end is in between.
 		ended := s.waiters.next(e)
 		m, err := s.run(ctx, &look, false)
-		if err != nil {
+		left := int64(never)
+		switch {
+		case err == nil:
+			if left, err = m.ToInt64(); err != nil {
+				return errNonsense
+			}
+		case first || ctx.Err() != nil || s.closed.Load():
 			return unreadable(err, ref.Key)
-		}
-		left, err := m.ToInt64()
-		if err != nil {
-			return errNonsense
+		default:
+			// The server is away for a while, such as for a failover.
 		}
 		if left <= 0 {
 			return nil
@@ -148,9 +151,6 @@ func (s *Store) listen() {
 			said = true
 			s.opts.Logger.WarnContext(ctx, "redisstore: whoever waits for a claim polls, since the server lets nobody subscribe", "error", explain(ctx, err))
 		}
-		if errors.Is(err, rueidis.ErrClosing) {
-			return
-		}
-		s.pause(ctx, try+3)
+		s.pause(ctx, try)
 	}
 }
