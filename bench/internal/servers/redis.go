@@ -109,16 +109,16 @@ func sameScripts(ctx context.Context, addr, dsn string) (*goRedis, error) {
 		return nil, err
 	}
 	for _, command := range tap.commands() {
-		if strings.EqualFold(command[0], "EVALSHA") && strings.Contains(strings.Join(command, ""), string(g.key[:])) {
-			switch {
-			case g.claim == nil:
-				g.claim = command
-			case g.complete == nil && command[1] != g.claim[1]:
-				g.complete = command
-			}
+		whole := strings.Join(command, "")
+		switch {
+		case !strings.EqualFold(command[0], "EVALSHA") || !strings.Contains(whole, string(g.key[:])):
+		case strings.Contains(whole, strings.Repeat("r", 1<<10)):
+			g.complete = command
+		case strings.Contains(whole, string(req.Nonce[:])):
+			g.claim = command
 		}
 	}
-	if g.complete == nil {
+	if g.claim == nil || g.complete == nil {
 		return nil, errors.New("the store was not seen to claim and complete a key")
 	}
 	g.client = goredis.NewClient(&goredis.Options{Addr: addr})
