@@ -2,7 +2,10 @@ package redisstore
 
 import (
 	"context"
+	"strconv"
 	"time"
+
+	"github.com/idem-go/idem/driver"
 )
 
 // shiftText moves the times of all records of a partition into the past.
@@ -40,3 +43,24 @@ func (s *Store) Advance(ctx context.Context, d time.Duration) error {
 
 // Recheck looks at the server's settings as the store does now and then.
 func (s *Store) Recheck(ctx context.Context) error { return s.recheck(ctx) }
+
+// ShiftOne moves the times of one record, and its place in the index, so that
+// what was now at a time of the server's is now.
+func (s *Store) ShiftOne(ctx context.Context, key driver.Key, at int64) error {
+	const text = `
+local t = redis.call('TIME')
+local d = t[1] * 1000000 + t[2] - ARGV[1]
+local score = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[2]))
+redis.call('ZADD', KEYS[2], score + math.floor(d / 1000), ARGV[2])
+if score > 40000000000000 and score < 50000000000000 then redis.call('ZADD', KEYS[2], score + 10000000000000, 's' .. ARGV[2]) end
+local since, due = struct.unpack('>I8I8', redis.call('GETRANGE', KEYS[1], 7, 22))
+return redis.call('SETRANGE', KEYS[1], 7, struct.pack('>I8I8', since + d, due + d))`
+	record, index := s.layout.keys(&key)
+	return s.client.Do(ctx, s.client.B().Eval().Script(text).Numkeys(2).Key(record, index).Arg(strconv.FormatInt(at, 10), string(key[:])).Build()).Error()
+}
+
+// Decode reads a record as the store does, and says whether it could.
+func Decode(b []byte, beginning bool) error {
+	var r record
+	return r.decode(b, beginning)
+}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,4 +151,15 @@ func opened(t testing.TB, dsn string, o *redisstore.Options) *redisstore.Store {
 	must(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+// callsOf is how often a command was called, as INFO commandstats says.
+func callsOf(info, command string) (n int64) {
+	for line := range strings.Lines(info) {
+		if rest, ok := strings.CutPrefix(line, "cmdstat_"+command+":calls="); ok {
+			number, _, _ := strings.Cut(rest, ",")
+			n, _ = strconv.ParseInt(number, 10, 64)
+		}
+	}
+	return n
 }
