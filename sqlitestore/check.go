@@ -75,7 +75,7 @@ func checkOnce(ctx context.Context, db *sql.DB, set *settings, deep bool) ([]dri
 	if err != nil {
 		return nil, explain(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it goes back to the pool
 	c := &checker{conn: conn, set: set}
 	steps := []func(context.Context) error{c.version, c.file, c.journal, c.locking, c.writable, c.clock}
 	if deep {

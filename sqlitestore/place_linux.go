@@ -18,11 +18,11 @@ func (c *checker) place(file string) {
 		c.found(driver.SeverityUnknown, "file system", "not readable", "the file's system cannot be asked what it is, and what room it has", "see that it is a local disk")
 		return
 	}
-	f := fileSystem(int64(st.Type))
+	f := fileSystem(uint32(st.Type))
 	f.Subject = "file system"
 	c.findings = append(c.findings, f)
-	room := int64(st.Bavail) * st.Bsize
-	if found := fmt.Sprintf("%d MiB", room>>20); room < lowSpace {
+	room := float64(st.Bavail) * float64(st.Bsize)
+	if found := fmt.Sprintf("%.0f MiB", room/(1<<20)); room < lowSpace {
 		c.found(driver.SeverityWarning, "free space", found, "when the disk is full, claims are refused and results cannot be saved", "make room")
 	} else {
 		c.ok("free space", found)
@@ -30,7 +30,7 @@ func (c *checker) place(file string) {
 }
 
 // fileSystem says what a file system is, by its number, and what that means.
-func fileSystem(magic int64) driver.Finding {
+func fileSystem(magic uint32) driver.Finding {
 	network := func(name string) driver.Finding {
 		return driver.Finding{
 			Severity: driver.SeverityWarning, Found: name,
@@ -44,7 +44,7 @@ func fileSystem(magic int64) driver.Finding {
 			Means: "whether locks and syncs hold depends on what is behind it", Remedy: "see that it is a local disk",
 		}
 	}
-	switch uint32(magic) {
+	switch magic {
 	case unix.NFS_SUPER_MAGIC:
 		return network("NFS")
 	case unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:

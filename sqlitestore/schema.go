@@ -64,7 +64,7 @@ func migrate(ctx context.Context, db *sql.DB, set *settings) (err error) {
 	if err != nil {
 		return explain(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it goes back to the pool
 	for {
 		format, err := format(ctx, conn, set)
 		if err != nil {

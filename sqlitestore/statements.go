@@ -108,7 +108,7 @@ func (st *statements) prepare(ctx context.Context, db *sql.DB, set *settings) (e
 		{&st.list, strings.Replace(sqlList, "COLUMNS", columns, 1)},
 		{&st.listOpen, strings.Replace(sqlListOpen, "COLUMNS", columns, 1)},
 	} {
-		if *p.to, err = db.PrepareContext(ctx, set.sql(p.text)); err != nil {
+		if *p.to, err = db.PrepareContext(ctx, set.sql(p.text)); err != nil { //nolint:sqlclosecheck // close closes it
 			return errors.Join(err, st.close())
 		}
 	}
