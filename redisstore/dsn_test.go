@@ -1,7 +1,10 @@
 package redisstore_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -82,4 +85,43 @@ func TestDSNs(t *testing.T) {
 		t.Error("a server that is stopped was connected to")
 	}
 	must(t, server.Resume())
+}
+
+// A server that does not know how a client signs in repeats the command, with the
+// password in it.
+func TestOldServersRepeatThePassword(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for r := bufio.NewReader(c); ; {
+					line, err := r.ReadString('\n')
+					if err != nil {
+						return
+					}
+					if strings.HasPrefix(line, "*") {
+						fmt.Fprint(c, "-ERR unknown command `AUTH`, with args beginning with: `user` `hunter2`, \r\n")
+					}
+				}
+			}()
+		}
+	}()
+	for _, dsn := range []string{
+		"redis://user:hunter2@" + l.Addr().String(), "redis://user:hunter2@" + l.Addr().String() + "?cluster=false",
+		"redis://" + l.Addr().String() + "?sentinel=m&sentinel_user=user&sentinel_password=hunter2",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		_, err := redisstore.Connect(ctx, dsn)
+		cancel()
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("Connect: %v", err)
+		}
+	}
 }

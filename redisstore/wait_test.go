@@ -251,3 +251,28 @@ func TestCloseEndsEverything(t *testing.T) {
 		t.Errorf("the client is the caller's, and still open: %v", err)
 	}
 }
+
+// An end that is published while the subscription is broken is seen once it is
+// made again.
+func TestAnEndWhileNobodyListens(t *testing.T) {
+	server := single.get(t)
+	if server == nil {
+		return
+	}
+	s, p, direct := throughCut(t, server, unpolled())
+	req := request("k")
+	ref := grant(t, direct, req)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Wait(t.Context(), ref) }()
+	subscribed(t, direct, 1)
+	must(t, p.Refuse(true))
+	subscribed(t, direct, 0)
+	complete(t, direct, ref, completion(req, "r"))
+	select {
+	case err := <-ended:
+		t.Fatalf("Wait ended with nobody to tell it: %v", err)
+	default:
+	}
+	must(t, p.Refuse(false))
+	within(t, 20*time.Second, ended, "the end")
+}
