@@ -11,6 +11,13 @@ func (o Options) WithGrace(d time.Duration) *Options {
 	return &o
 }
 
+// Exact counts the unknowns at each claim near the bound, however slow the
+// server is.
+func (o Options) Exact() Options {
+	o.quick = time.Hour
+	return o
+}
+
 // Listening reports whether the store is told of the ends of claims.
 func (r *records) Listening() bool {
 	r.waits.mu.Lock()
@@ -38,4 +45,9 @@ func (r *records) Queued() int {
 	r.group.mu.Lock()
 	defer r.group.mu.Unlock()
 	return len(r.group.queue)
+}
+
+// Statements are those of one caller's claim and its completion.
+func (r *records) Statements() (claim, complete string) {
+	return r.text.claimQuick, r.text.completeQuick
 }

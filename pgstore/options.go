@@ -53,6 +53,9 @@ type Options struct {
 
 	// grace is how much longer a row is kept once it is over, see dropText.
 	grace *time.Duration
+	// quick is how long a count may take that is made at each claim once the bound
+	// on unknowns is near; 0 is boundQuick.
+	quick time.Duration
 }
 
 const (
@@ -94,6 +97,9 @@ func (o *Options) withDefaults() (Options, error) {
 	set.MaxGroups = max(or(set.MaxGroups, defaultMaxGroups), 1)
 	if set.Logger == nil {
 		set.Logger = slog.Default()
+	}
+	if set.quick == 0 {
+		set.quick = boundQuick
 	}
 	if set.grace == nil {
 		grace := defaultGrace

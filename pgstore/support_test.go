@@ -213,7 +213,7 @@ func (b *bed) harness() drivertest.Harness {
 			return b.openIn(t, pgstore.Options{Schema: schemaOf(records)})
 		},
 		NewBounded: func(t testing.TB, maxUnknown int) driver.Store {
-			return b.open(t, pgstore.Options{MaxUnknown: maxUnknown})
+			return b.open(t, pgstore.Options{MaxUnknown: maxUnknown}.Exact())
 		},
 	}
 }
@@ -232,7 +232,7 @@ func (b *bed) dbHarness(db *sql.DB) drivertest.Harness {
 	h.New = func(t testing.TB) driver.Store { return b.openDB(t, db, pgstore.Options{}) }
 	h.Reopen = nil
 	h.NewBounded = func(t testing.TB, maxUnknown int) driver.Store {
-		return b.openDB(t, db, pgstore.Options{MaxUnknown: maxUnknown})
+		return b.openDB(t, db, pgstore.Options{MaxUnknown: maxUnknown}.Exact())
 	}
 	return h
 }
