@@ -47,12 +47,12 @@ type patience struct {
 type patient struct {
 	conn  *pgxpool.Conn
 	begun time.Time
-	// told is closed when the server has been told; nil before that begins.
+	// told is closed when the server has been asked; nil before that begins.
 	told chan struct{}
 }
 
 // watch looks after the statements until the store is closed.
-func (p *patience) watch(r *records) {
+func (d *pgxDB) watch(r *records) {
 	ticker := time.NewTicker(slowWait / 4)
 	defer ticker.Stop()
 	for {
@@ -61,21 +61,18 @@ func (p *patience) watch(r *records) {
 			return
 		case <-ticker.C:
 		}
-		for _, c := range p.late() {
-			tell := func() {
-				defer close(c.told)
-				ctx, cancel := context.WithTimeout(context.Background(), endWait)
-				defer cancel()
-				_ = c.conn.Conn().PgConn().CancelRequest(ctx) // it ends later then, or by its context
-			}
+		for _, c := range d.patience.late() {
+			told := c.told
+			tell := func() { d.patience.told(c, told, d.giveUp(c)) }
 			if !r.background(tell) {
-				close(c.told)
+				d.patience.told(c, told, true)
 			}
 		}
 	}
 }
 
-// late returns those that have taken too long by now, once each.
+// late returns those that have taken too long by now and of which the server has
+// not been told.
 func (p *patience) late() (late []*patient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,6 +83,43 @@ func (p *patience) late() (late []*patient) {
 		}
 	}
 	return late
+}
+
+// told notes that the server has been told of a statement, or, if it did not
+// wait for anybody's transaction, that it has to be looked at again.
+func (p *patience) told(c *patient, told chan struct{}, done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(told)
+	if !done {
+		c.told = nil
+	}
+}
+
+const giveUpText = "SELECT count(pg_cancel_backend(pid)) > 0 FROM (SELECT pid FROM pg_locks WHERE pid = $1 AND NOT granted LIMIT 1) l"
+
+// giveUp ends a statement that waits for a row which somebody's transaction
+// holds, and no other: what is being committed, and waits for a standby, would be
+// acknowledged without it. It reports false when the statement does not wait for
+// a row.
+func (d *pgxDB) giveUp(c *patient) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	pid := int64(c.conn.Conn().PgConn().PID())
+	soon, stop := context.WithTimeout(ctx, slowWait)
+	conn, err := d.pool.Acquire(soon)
+	stop()
+	if err == nil {
+		defer conn.Release()
+		var done bool
+		err := conn.QueryRow(ctx, giveUpText, pid).Scan(&done)
+		return err != nil || done
+	}
+	// All connections are held, perhaps by such statements.
+	if d.alone {
+		_ = c.conn.Conn().PgConn().CancelRequest(ctx) // it ends later then, or by its context
+	}
+	return true
 }
 
 // run runs f, which waits for the server on the connection.

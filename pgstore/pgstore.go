@@ -62,13 +62,13 @@ func New(ctx context.Context, pool *pgxpool.Pool, o *Options) (*Store, error) {
 	}
 	pooled, err := s.pgx.pooled(ctx)
 	if err != nil {
-		s.Close()
+		_ = s.Close() // never an error
 		return nil, explain(err)
 	}
 	s.group = &grouper{store: &s.records, send: s.pgx.send}
 	if !pooled {
 		s.group.quick, s.quickTx = quick{s.pgx}, true
-		s.background(func() { s.pgx.patience.watch(&s.records) })
+		s.background(func() { s.pgx.watch(&s.records) })
 	}
 	return s, nil
 }

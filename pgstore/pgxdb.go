@@ -18,13 +18,15 @@ type pgxDB struct {
 	// plain says that a statement can go without a transaction around it, since
 	// what the server makes around it is READ COMMITTED.
 	plain bool
+	// alone says that no commit waits for a standby.
+	alone bool
 }
 
 func newPgxDB(pool *pgxpool.Pool) *pgxDB {
 	return &pgxDB{pool: pool, most: int(pool.Config().MaxConns)}
 }
 
-func (d *pgxDB) named(s serverSettings) { d.plain = s.readCommitted }
+func (d *pgxDB) named(s serverSettings) { d.plain, d.alone = s.readCommitted, s.standbys == "" }
 
 func (d *pgxDB) size() int { return d.most }
 

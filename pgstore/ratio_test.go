@@ -102,6 +102,32 @@ func BenchmarkRatioLatency(b *testing.B) {
 	alternate(b, barePair(bed, bed.schema(b)), ourPair(bed.open(b, pgstore.Options{})))
 }
 
+// One caller: a claim and its completion, beside the store's own statements sent
+// by themselves: what the store adds to them.
+func BenchmarkRatioOverhead(b *testing.B) {
+	bed := bedOf(b, durable)
+	if bed == nil {
+		return
+	}
+	s := bed.open(b, pgstore.Options{})
+	claim, complete := s.Statements()
+	alternate(b, func(ctx context.Context, _ int64) error {
+		p := newPair()
+		var prompt, token, attempt, since, due int64
+		var numbers []int64
+		var parts [][]byte
+		err := bed.pool.QueryRow(ctx, claim, p.key[:], p.nonce[:], int64(30e6), int64(720*3600e6), false, int64(0), true, int64(1), []byte(nil), []byte("bench"), []byte(benchID)).
+			Scan(&prompt, &token, &attempt, &since, &due, &numbers, &parts)
+		if err != nil {
+			return err
+		}
+		var late bool
+		var notified *string
+		return bed.pool.QueryRow(ctx, complete, p.key[:], token, int64(24*3600e6), int64(720*3600e6), false, make([]byte, 64), make([]byte, 1024-64), int64(1), []byte(nil), []byte("bench"), []byte(benchID)).
+			Scan(&late, &notified, &prompt)
+	}, ourPair(s))
+}
+
 // One caller: a business transaction with its record, beside the transaction
 // alone.
 func BenchmarkRatioTx(b *testing.B) {

@@ -118,8 +118,8 @@ func (r *records) Ping(ctx context.Context) error {
 
 // one reads the one row that a statement answers with.
 func (r *records) one(ctx context.Context, s statement, dest ...any) error {
-	n, err := 0, error(nil)
-	err = r.db.query(ctx, s, func(scan scanner) error {
+	n := 0
+	err := r.db.query(ctx, s, func(scan scanner) error {
 		n++
 		return scan(dest...)
 	})

@@ -471,9 +471,6 @@ func TestWorkDoesNotEndItsTransaction(t *testing.T) {
 	if _, err := kept.Exec(t.Context(), "SELECT 1"); !errors.Is(err, pgx.ErrTxClosed) {
 		t.Errorf("a transaction that was kept: %v", err)
 	}
-	if _, err := kept.Query(t.Context(), "SELECT 1"); !errors.Is(err, pgx.ErrTxClosed) {
-		t.Errorf("a transaction that was kept: %v", err)
-	}
 	if err := kept.QueryRow(t.Context(), "SELECT 1").Scan(new(int)); !errors.Is(err, pgx.ErrTxClosed) {
 		t.Errorf("a transaction that was kept: %v", err)
 	}
