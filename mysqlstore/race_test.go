@@ -43,6 +43,44 @@ func TestResolveRacesTheOwner(t *testing.T) {
 	}
 }
 
+// An operator whose resolution waits for a transaction that completes the record
+// judges the record as that left it.
+func TestResolveWaitsForATransaction(t *testing.T) {
+	b := mariadb(t)
+	if b == nil {
+		return
+	}
+	s := b.open(t, mysqlstore.Options{})
+	req := claimOf("s", "k")
+	ref := grant(t, s, req)
+	if err := s.Abandon(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := b.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if late, err := s.CompleteTx(t.Context(), tx, ref, completionOf(req, "", "in a transaction")); err != nil || !late {
+		t.Fatalf("CompleteTx: %v, %v", late, err)
+	}
+	resolved := make(chan error, 1)
+	go func() {
+		_, err := s.Resolve(context.Background(), req.Key, driver.Resolution{Action: driver.ResolveRelease, Retention: time.Hour, Tombstone: time.Hour})
+		resolved <- err
+	}()
+	s.blocked(t)
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-resolved; !errors.Is(err, driver.ErrState) {
+		t.Errorf("Resolve: %v", err)
+	}
+	if rec := lookup(t, s, req.Key, driver.StateCompleted); string(rec.Result.Body) != "in a transaction" {
+		t.Errorf("the result is %q", rec.Result.Body)
+	}
+}
+
 // A sweep that has found a lease that was over looks again before it changes
 // the row: the owner may have come back.
 func TestSweepRacesTheOwner(t *testing.T) {

@@ -250,6 +250,18 @@ func (s *one) effects(t testing.TB, name string) int {
 	return n
 }
 
+// blocked waits until a statement about the store's records waits for another
+// transaction.
+func (s *one) blocked(t testing.TB) {
+	t.Helper()
+	eventually(t, "a statement waits", func() bool {
+		var n int
+		err := s.bed.db.QueryRowContext(context.Background(), "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ? AND time_ms > 20 AND id <> CONNECTION_ID()",
+			"%`"+s.prefix+"records%").Scan(&n)
+		return err == nil && n > 0
+	})
+}
+
 // harness is how the suites handle a store; each options value is a way of
 // opening one.
 func (b *bed) harness(with mysqlstore.Options) drivertest.Harness {

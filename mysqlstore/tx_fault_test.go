@@ -118,12 +118,7 @@ func TestTrap44SomebodyElseWasFaster(t *testing.T) {
 			}
 			faster <- reply
 		}()
-		eventually(t, "the other waits", func() bool {
-			var n int
-			err := b.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ? AND time_ms > 20",
-				"%INTO `"+s.prefix+"records%").Scan(&n)
-			return err == nil && n > 0
-		})
+		direct.blocked(t)
 		proxy.CutRequestsWith("COMMIT")
 		return s.effect("k")(ctx, tx, rec)
 	})
