@@ -16,8 +16,7 @@
 //
 // The package brings no driver of its own: two copies of SQLite in one process
 // undo each other's file locks. It works over any database/sql driver of SQLite
-// 3.37 or newer; it is tested with github.com/ncruces/go-sqlite3 and
-// modernc.org/sqlite.
+// 3.37 or newer; it is tested with github.com/ncruces/go-sqlite3.
 //
 // # What it promises
 //
