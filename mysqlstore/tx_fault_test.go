@@ -211,7 +211,7 @@ func TestExactlyOnceOverKills(t *testing.T) {
 		keys = 1_000
 	}
 	s := b.open(t, mysqlstore.Options{})
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	var next, ran, told, errs atomic.Int64
 	var wg sync.WaitGroup
@@ -250,7 +250,7 @@ func TestExactlyOnceOverKills(t *testing.T) {
 		wg.Wait()
 		close(ended)
 	}()
-	kills := 0
+	kills, before := 0, int64(0)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for running := true; running; {
@@ -258,6 +258,12 @@ func TestExactlyOnceOverKills(t *testing.T) {
 		case <-ended:
 			running = false
 		case <-ticker.C:
+			// On a machine that is busy with other things a second may see no work.
+			now := ran.Load() + told.Load()
+			if now < before+int64(keys/100) {
+				continue
+			}
+			before = now
 			kills++
 			if err := errors.Join(b.server.Kill(), b.server.Start()); err != nil {
 				t.Fatal(err)
