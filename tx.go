@@ -245,9 +245,12 @@ type txRun[Tx any] struct {
 func (r *txRun[Tx]) do(ctx context.Context, tx Tx, granted driver.Record) (driver.Completion, error) {
 	g, c := r.guard, r.claim
 	r.failed, r.end = nil, TxEnd{}
-	r.patience.Stop()
+	inTime := r.patience.Stop()
 	// The store has the rest to do, be it a commit or another try.
 	defer r.patience.Reset(g.opts.StoreTimeout)
+	if !inTime {
+		return driver.Completion{}, errSlow // ctx is about to end: what fails by that is not the work's
+	}
 	if ctx.Err() != nil {
 		return driver.Completion{}, context.Cause(ctx)
 	}
