@@ -96,16 +96,17 @@ type killer struct {
 
 // killEach calls kill at random moments, one in each interval and at once where the
 // one before took longer: what kill does includes the start anew. What is killed
-// works for a third of the interval at least. It ends when over reports true.
+// works for a third of the interval at least, and for as long as its last start took.
+// It ends when over reports true.
 func killEach(seed uint64, interval time.Duration, over func() bool, kill func() error) *killer {
 	k := &killer{stop: make(chan struct{}), stopped: make(chan struct{})}
 	random := rand.New(rand.NewPCG(seed, 0))
 	go func() {
 		defer close(k.stopped)
-		next := time.Now()
+		next, last := time.Now(), time.Duration(0)
 		for {
 			next = next.Add(interval)
-			if earliest := time.Now().Add(interval / 3); next.Before(earliest) {
+			if earliest := time.Now().Add(max(interval/3, last)); next.Before(earliest) {
 				next = earliest
 			}
 			at := next.Add(time.Duration(random.Int64N(int64(interval/5)) - int64(interval/10)))
@@ -123,7 +124,8 @@ func killEach(seed uint64, interval time.Duration, over func() bool, kill func()
 			if k.err = kill(); k.err != nil {
 				return
 			}
-			k.took += time.Since(began)
+			last = time.Since(began)
+			k.took += last
 			k.kills.Add(1)
 		}
 	}()

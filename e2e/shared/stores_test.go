@@ -3,6 +3,7 @@ package shared
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,7 @@ func kinds() []*kind {
 func postgres() *kind {
 	return &kind{
 		name: "postgres", need: "postgres", tx: true, clock: true,
-		start:        func(o *testserver.Options) (server, error) { return started(testserver.Postgres(o)) },
+		start:        func(o *testserver.Options) (server, error) { return started(startPostgres(o)) },
 		serializable: "&default_transaction_isolation=serializable",
 		migrate: func(ctx context.Context, dsn string) error {
 			pool, err := pgstore.Connect(ctx, dsn)
@@ -99,6 +100,19 @@ func postgres() *kind {
 			}}, nil
 		},
 	}
+}
+
+// startPostgres starts a PostgreSQL that is soon there again when it was killed: what it
+// does first then is to sync each file of its data, or, where it can, the file system.
+// After a SIGKILL, that makes no difference to what it has.
+func startPostgres(o *testserver.Options) (*testserver.Server, error) {
+	if o == nil && os.Getenv("IDEM_TEST_POSTGRES_DSN") == "" {
+		s, err := testserver.Postgres(&testserver.Options{Settings: map[string]string{"recovery_init_sync_method": "syncfs"}})
+		if err == nil || errors.Is(err, testserver.ErrMissing) {
+			return s, err
+		}
+	}
+	return testserver.Postgres(o)
 }
 
 // postgresSQL is PostgreSQL for applications on database/sql.
