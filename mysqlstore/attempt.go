@@ -15,7 +15,7 @@ func (s *Store) countAttempt(ctx context.Context, key driver.Key, retention time
 	if err != nil {
 		return 0, err
 	}
-	res, err := stmt.ExecContext(ctx, key[:], micros(retention))
+	res, err := stmt.ExecContext(ctx, key[:], micros(retention), micros(retention))
 	if err != nil {
 		return 0, err
 	}

@@ -17,7 +17,9 @@
 // that then waits for another transaction on the same key judges a lease by the
 // time before its wait. That is the safe side: a lease that was granted ends
 // earlier than it might, and one that has ended meanwhile is refused to whoever
-// asks for it, who asks again. Time zones do not matter. A connection on which
+// asks for it, who asks again. A renewal that had to wait may bring back a lease
+// that others have seen end, if nobody else was granted the key. Time zones do not
+// matter. A connection on which
 // somebody has SET timestamp lies about the time; do not share such a pool.
 //
 // # Servers

@@ -139,7 +139,7 @@ func newTables(prefix string, mariadb bool) *tables {
 		owned + ` AND kind IN (1, 2) AND NOT ` + over(clock)
 
 	t.count = `INSERT INTO ` + t.attempts + ` (hash, attempts, due) VALUES (?, LAST_INSERT_ID(1), ` + clock + ` + ?)` +
-		` ON DUPLICATE KEY UPDATE attempts = LAST_INSERT_ID(IF(due <= ` + clock + `, 0, attempts) + 1), due = VALUES(due)`
+		` ON DUPLICATE KEY UPDATE attempts = LAST_INSERT_ID(IF(due <= ` + clock + `, 0, attempts) + 1), due = ` + clock + ` + ?`
 	t.uncount = `DELETE FROM ` + t.attempts + ` WHERE hash = ?`
 	return t
 }
