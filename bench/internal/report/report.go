@@ -67,6 +67,8 @@ func proxyBudget(scenario string) budget {
 		"fresh keys, redis:":    {0.7, 0.7},
 		"fresh keys, postgres:": {0.4, 0.4},
 		"replays, memory:":      {2.5, 3.0},
+		"replays, redis:":       {0, 1},
+		"replays, postgres:":    {0, 1},
 		"replays, file:":        {0, 2.5},
 	}[scenario]
 }
