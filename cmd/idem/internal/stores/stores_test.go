@@ -270,6 +270,13 @@ func TestCheckLocalStores(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("check made the directory: %v", err)
 	}
+	empty := t.TempDir()
+	if s := worst("file:" + empty); s != driver.SeverityOK {
+		t.Errorf("a directory that is empty: %v", s)
+	}
+	if names, err := os.ReadDir(empty); err != nil || len(names) != 0 {
+		t.Errorf("check made a store: %v %v", names, err)
+	}
 	d, err := stores.Parse("file:" + dir)
 	if err != nil {
 		t.Fatal(err)
