@@ -39,7 +39,7 @@ func seededBugs() []mutant {
 		dies("the nonce is ignored", statements, "WHEN {ours} THEN {again}", "WHEN false AND {ours} THEN {again}", all),
 		dies("the nonce is not kept", statements, "nonce = excluded.nonce, sum = excluded.sum", "nonce = r.nonce, sum = excluded.sum", "TestConformance$"),
 		dies("a released claim's nonce is granted again", statements, "THEN {room} AND {r}.nonce <> {nonce}\n", "THEN {room}\n", all),
-		dies("who waited runs in its turn", statements, "\n\t\t\tAND NOT ({r}.answered AND {waited} <> 0 AND {waited} <= {r}.token)", "", all),
+		dies("who waited runs in its turn", statements, "\n\t\t\tAND NOT ({r}.answered AND {waited} <> 0 AND {waited} <= {r}.token)", "\n\t\t\tAND NOT ({r}.answered AND {waited} < 0)", all),
 		dies("no tombstone", statements, "THEN %[1]s.tombstone ELSE 0 END", "THEN 0 ELSE 0 END", "TestConformance$"),
 		dies("a tombstone that counts from now on", "row.go", "r.kind, r.due = lapsed, r.due+r.tombstone", "r.kind, r.due = lapsed, r.now+r.tombstone", "TestConformance$"),
 		dies("a retry with any fingerprint", statements, "THEN {retry} AND {r}.rule = {rule} AND {r}.sum IS NOT DISTINCT FROM {sum}", "THEN {retry} AND {rule} IS NOT NULL AND ({sum} IS NULL OR true)", "TestConformance$"),

@@ -22,7 +22,7 @@ const (
 	// settleWait is how long the outcome of a commit whose answer was lost is
 	// looked for once the caller's context has ended, and how long the commit
 	// itself may take by then.
-	settleWait = 10 * time.Second
+	settleWait = 2 * time.Second
 	// txLease is the lease of a claim in a transaction. It is of no account but to
 	// work that has committed the transaction itself, which it must not.
 	txLease = 24 * time.Hour
@@ -86,6 +86,9 @@ func (t *txRun[Tx]) do(ctx context.Context) (driver.TxReply, error) {
 		case errors.Is(err, errRaced) || code(err) == codeDivision:
 		case busy(err):
 			if busyTries++; busyTries >= txTries {
+				if len(t.sent) > 0 {
+					return driver.TxReply{}, t.lostCommit()
+				}
 				return driver.TxReply{}, explain(err)
 			}
 		case code(err) == codeLockTimeout:
@@ -137,6 +140,8 @@ func (t *txRun[Tx]) try(ctx context.Context, first bool) (reply driver.TxReply, 
 		}
 		return t.refused(claim.Record), false, nil
 	}
+	// The key is free, so those that were sent have had no effect.
+	t.sent = nil
 	granted := driver.Record{
 		Key: t.req.Key, State: driver.StateInFlight, Token: uint64(c.found.token), Attempt: int(c.found.attempt),
 		Scope: t.req.Scope, ID: t.req.ID, Fingerprint: t.req.Fingerprint, Left: txLease,
