@@ -512,7 +512,7 @@ func (b *bed) hung(t *testing.T, q *process) {
 	q.signal(syscall.SIGTERM)
 	// 1 where it has not given up yet to give back what the refused request may have
 	// claimed.
-	if code, took := q.exit(), time.Since(began); code != 0 && code != 1 || took > 5*time.Second+patienceToClose+5*time.Second {
+	if code, took := q.exit(), time.Since(began); code != 0 && code != 1 || took > 5*time.Second+patienceToClose+7*time.Second {
 		t.Errorf("exit %d after %v", code, took)
 	} else {
 		log := strings.Split(strings.TrimSpace(q.logged()), "\n")
