@@ -24,7 +24,7 @@ const (
 )
 
 // DoTx is described at [driver.TxStore]. It costs two statements more than work's
-// transaction alone, and a third, with a commit of its own, where attempts are
+// transaction alone (and one that nobody waits for), and a third, with a commit of its own, where attempts are
 // counted; on MySQL, which bounds the wait for others only by a variable of the
 // connection, two more. Work may use the store, for other keys, while the
 // pool has more connections than there are calls of DoTx.

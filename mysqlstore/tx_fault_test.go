@@ -166,9 +166,59 @@ func TestTrap44NobodyCanBeAsked(t *testing.T) {
 	}
 }
 
-// A commit that hangs ends with its context and a little, and the error says
-// that nobody knows.
+// A commit that the server does not get done is given up once its context has
+// ended, and a little later; what the error leaves open is one of the two: all of
+// it took effect or nothing did.
 func TestACommitThatHangs(t *testing.T) {
+	b := private(t, nil)
+	if b == nil {
+		return
+	}
+	for _, with := range []mysqlstore.Options{{}, mysqlstore.Options{}.Plain()} {
+		s := b.open(t, with)
+		if _, err := s.DoTx(t.Context(), txRequestOf("tx", "warm"), s.effect("warm")); err != nil {
+			t.Fatal(err)
+		}
+		backup, err := b.db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage := func(name string) {
+			if _, err := backup.ExecContext(context.Background(), "BACKUP STAGE "+name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		reply, err := s.DoTx(ctx, txRequestOf("tx", "k"), func(ctx context.Context, tx *sql.Tx, rec driver.Record) (driver.Completion, error) {
+			c, err := s.effect("k")(ctx, tx, rec)
+			stage("START")
+			stage("BLOCK_COMMIT") // until the end of the backup
+			time.AfterFunc(time.Second, cancel)
+			return c, err
+		})
+		cancel()
+		if err == nil || reply.Ran || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "the commit was not answered") {
+			t.Errorf("DoTx: ran %v, %v", reply.Ran, err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("DoTx took %v", took)
+		}
+		stage("END")
+		_ = backup.Close()
+		reply, err = s.DoTx(t.Context(), txRequestOf("tx", "k"), s.effect("k"))
+		if err != nil || !reply.Ran && reply.Record.State != driver.StateCompleted {
+			t.Errorf("DoTx: ran %v, %v, %v", reply.Ran, reply.Record.State, err)
+		}
+		if n := s.effects(t, "k"); n != 1 {
+			t.Errorf("%d effects", n)
+		}
+	}
+}
+
+// A server that hangs while work runs ends the call with its context, and nothing
+// took effect.
+func TestWorkWhileTheServerHangs(t *testing.T) {
 	b := mariadb(t)
 	if b == nil {
 		return

@@ -93,8 +93,36 @@ func (o *openTx) discard() {
 	}
 }
 
-// commit commits, and does nothing more at a rollback.
-func (o *openTx) commit(ctx context.Context) error { return o.end(ctx, o.tx.Commit) }
+// commit commits, and does nothing more at a rollback. It asks for the commit in a
+// statement, which the driver gives up, with the connection, when its context
+// ends; a commit by package sql would wait for a server that hangs. Nobody
+// waits for package sql to end the transaction, too, which then has nothing to do.
+func (o *openTx) commit(ctx context.Context) error {
+	patient, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(endPatience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			giveUp()
+		case <-patient.Done():
+		}
+	})
+	defer stop()
+	_, err := o.tx.ExecContext(patient, `COMMIT`)
+	o.over = true
+	o.store.start(func() {
+		_ = o.tx.Rollback()
+		if o.conn != nil {
+			_ = o.conn.Close()
+		}
+	})
+	if err != nil && patient.Err() != nil {
+		return errSilent
+	}
+	return err
+}
 
 // rollback rolls back, unless the transaction has ended.
 func (o *openTx) rollback(ctx context.Context) {
@@ -103,7 +131,7 @@ func (o *openTx) rollback(ctx context.Context) {
 	}
 }
 
-// end ends the transaction. It does not wait for a server that hangs for longer
+// end ends the transaction by package sql. It does not wait for a server that hangs for longer
 // than ctx lasts and a little: the connection then is given back when the server
 // has answered.
 func (o *openTx) end(ctx context.Context, how func() error) error {
