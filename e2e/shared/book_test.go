@@ -27,6 +27,7 @@ type book struct {
 // told is what callers were told of one key.
 type told struct {
 	value   string // "" while nobody was told one
+	how     what   // the value was told first
 	unknown bool
 	ran     int
 	began   int // callers for whom the work was called, or may have been
@@ -84,9 +85,9 @@ func (b *book) note(key string, a answer) bool {
 		case a.Value == "":
 			b.problem("%s: an answer without a value", key)
 		case t.value == "":
-			t.value = a.Value
+			t.value, t.how = a.Value, a.What
 		case t.value != a.Value:
-			b.problem("%s: two values: %s and %s", key, t.value, a.Value)
+			b.problem("%s: two values: %s (%s) and then %s (%s)", key, t.value, t.how, a.Value, a.What)
 		}
 		return true
 	case unknown:

@@ -187,14 +187,21 @@ func (c *crew) replace(i int) {
 	c.workers[i%len(c.workers)] = w
 }
 
-// replaceAll kills all workers at once, and starts new ones.
+// replaceAll kills all workers at once, starts new ones, and waits until they are
+// there.
 func (c *crew) replaceAll() {
 	c.t.Helper()
 	for i := range c.workers {
 		_ = c.worker(i).cmd.Process.Kill() // one that has ended is as good
 	}
+	var there []<-chan answer
 	for i := range c.workers {
 		c.replace(i)
+		_, answers := c.send(i, task{Op: opNothing})
+		there = append(there, answers)
+	}
+	for _, answers := range there {
+		final(answers)
 	}
 }
 

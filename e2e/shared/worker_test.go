@@ -28,6 +28,7 @@ const (
 	opTx         op = "tx"          // idem.DoTx, whose work writes rows
 	opCompleteTx op = "complete-tx" // a leased claim that ends by idem.CompleteTx with rows
 	opRaw        op = "raw"         // a claim of the store's own, and after the gate every write by its token
+	opNothing    op = "nothing"     // be there
 	opRows       op = "rows"        // the effects that transactions have committed
 	opFill       op = "fill"        // fill the disk of the process's own
 	opEmpty      op = "empty"       // give its room back
@@ -236,6 +237,7 @@ func (p *player) play(ctx context.Context, t task) answer {
 		o, err = p.completeTx(ctx, req, t, &a)
 	case opRaw:
 		err = p.raw(ctx, t, &a)
+	case opNothing:
 	case opRows:
 		a.Rows, err = committed(ctx, p.opened, p.config.Scope)
 	case opFill:
