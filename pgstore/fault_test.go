@@ -478,6 +478,12 @@ func TestTrap45AnOpenTransactionHoldsAKey(t *testing.T) {
 	tx := b.openIn(t, pgstore.Options{})
 	s := b.openIn(t, pgstore.Options{ClaimWait: 400 * time.Millisecond})
 	letGo := holding(t, tx, "held")
+	// Alone, with nobody whose call would be held up.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if reply, err := s.Claim(ctx, request("held")); err != nil || reply.Granted || reply.Record.State != driver.StateInFlight {
+		t.Fatalf("the key that is held: granted %v, %v, %v", reply.Granted, reply.Record.State, err)
+	}
 	var slow, held atomic.Int64
 	begun := time.Now()
 	all(96, func(i int) {

@@ -173,6 +173,7 @@ func TestTrap60RowsThatCannotBeRead(t *testing.T) {
 	long := "due = 0, tombstone = 0, " // over since long ago, if it could be read
 	for name, set := range map[string]string{
 		"a newer format":        long + "format = 2",
+		"a newer tombstone":     long + "format = 2, kind = 5",
 		"an older format":       long + "format = 0",
 		"a kind of the future":  long + "kind = 8",
 		"no kind":               long + "kind = 0",
