@@ -33,7 +33,7 @@ func seededBugs() []mutant {
 		{name: "the token is not compared at an abandonment", file: "scripts/abandon.lua", old: "if string.sub(h, 24, 31) ~= ARGV[1] then return 1 end\n", tests: suite},
 		{name: "the token is not compared by a resolution", file: "scripts/resolve.lua", old: "if ARGV[2] ~= '' and string.sub(v, 24, 31) ~= ARGV[2] then return 1 end\n", tests: suite},
 		{name: "the token is not compared by a waiter", file: "scripts/watch.lua", old: " or string.sub(h, 24, 31) ~= ARGV[1] then", new: " then", tests: suite},
-		{name: "a part of the token is compared", file: "owner.go", old: "binary.BigEndian.PutUint64(b[:], token)", new: "binary.BigEndian.PutUint64(b[:], token&(1<<53-1))", tests: suite},
+		{name: "a part of the token is compared", file: "scripts/abandon.lua", old: "string.sub(h, 24, 31) ~= ARGV[1]", new: "string.sub(h, 28, 31) ~= string.sub(ARGV[1], 5)", tests: suite},
 		{name: "the client's clock", file: "claim.go", old: "lease := micros(req.Lease)", new: "lease := micros(req.Lease) + time.Now().UnixMicro()%60_000_000", tests: suite},
 		{name: "the client's clock decides what is over", file: "claim.go", old: "now, err = a[0].ToInt64()", new: "_, err = a[0].ToInt64()\n\tnow = time.Now().UnixMicro()", tests: "TestTrap33"},
 		{name: "a claim is set over what is there", file: "scripts/claim.lua", old: " .. ARGV[2], 'NX') then", new: " .. ARGV[2]) then", tests: suite},
@@ -68,7 +68,7 @@ func seededBugs() []mutant {
 		{name: "the note is not kept", file: "scripts/resolve.lua", old: ".. string.char(parts) .. ARGV[7] .. fingerprint", new: ".. string.char(parts - parts % 2) .. fingerprint", tests: "TestANote|TestListReads|TestTrap60"},
 		{name: "a sweep drops what has a tombstone", file: "scripts/settle.lua", old: "if kind == 1 or kind == 4 then over = due + tombstone end", new: "if kind == 1 then over = due + tombstone end", tests: suite},
 		{name: "a sweep drops what was written meanwhile", file: "scripts/settle.lua", old: "    elseif due > now then", new: "    elseif due > now and false then", tests: "TestTheSweepIsOvertaken"},
-		{name: "a sweep counts the ends of leases", file: "scripts/settle.lua", old: "      move(member, 40000000000000, over)\n", new: "      move(member, 40000000000000, over)\n      swept = swept + 1\n", tests: suite},
+		{name: "a sweep counts the ends of leases", file: "scripts/settle.lua", old: "      move(member, 40000000000000, over)\n", new: "      move(member, 40000000000000, over)\n      swept = swept + 1\n", tests: "TestEndsOfLeasesAreNotSwept"},
 		{name: "a tombstone keeps its result", file: "scripts/settle.lua", old: "      redis.call('SET', key, '\\1\\5'", new: "      redis.call('SETRANGE', key, 0, '\\1\\5'", tests: "TestTheStoreSweepsByItself"},
 		{name: "a sweep needs memory", file: "scripts/settle.lua", old: "      redis.call('ZREM', index, member)\n      redis.call('SET', key", new: "      redis.call('SET', key", tests: "TestTheServersMemoryIsFull"},
 		{name: "a completion needs memory", file: "scripts/complete.lua", old: "  redis.call('ZREM', KEYS[2], member)\n  redis.call('SET', KEYS[1], record)", new: "  redis.call('SET', KEYS[1], record)", tests: "TestTheServersMemoryIsFull"},
@@ -92,7 +92,7 @@ func seededBugs() []mutant {
 		{name: "nobody is marked as watched", file: "scripts/watch.lua", old: "if flags % 16 < 8 then", new: "if false then", tests: "TestWaitersAreNotified"},
 		{name: "no notification", file: "scripts/complete.lua", old: "  redis.pcall('PUBLISH', string.match(KEYS[1], '^[^{]*') .. 'ended', member)\n", tests: "TestWaitersAreNotified"},
 		{name: "no notification, but polling", file: "scripts/complete.lua", old: "  redis.pcall('PUBLISH', string.match(KEYS[1], '^[^{]*') .. 'ended', member)\n", tests: suite + "|TestTrap65", harmless: true},
-		{name: "passwords in errors", file: "dsn.go", old: "if secret != \"\" && strings.Contains(err.Error(), secret) {", new: "if false {", tests: "TestOldServersRepeatThePassword"},
+		{name: "passwords in errors", file: "dsn.go", old: "if secret != \"\" && strings.Contains(err.Error(), secret) {", new: "if secret != \"\" && false {", tests: "TestOldServersRepeatThePassword"},
 	}
 }
 

@@ -95,7 +95,9 @@ func TestListCursors(t *testing.T) {
 	if server == nil {
 		return
 	}
-	s := newBed(t, connect(t, server.DSN()), small())
+	o := small()
+	o.Partitions = 1
+	s := newBed(t, connect(t, server.DSN()), o)
 	for _, after := range []string{"x", "1", "1.", "1.zz", "-1." + driver.Key{}.String(), "1." + driver.Key{}.String() + "00"} {
 		_, err := s.List(t.Context(), driver.Query{After: after, Limit: 1})
 		wantErr(t, err, driver.ErrInvalid, "List after "+after)

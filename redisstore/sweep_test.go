@@ -102,3 +102,28 @@ func TestTrap35SweepsKeepUp(t *testing.T) {
 		t.Errorf("counted %+v", st)
 	}
 }
+
+// A lease that ends is noticed by a sweep, and is no record swept.
+func TestEndsOfLeasesAreNotSwept(t *testing.T) {
+	server := single.get(t)
+	if server == nil {
+		return
+	}
+	s := newBed(t, connect(t, server.DSN()), small())
+	for i := range 10 {
+		grant(t, s, request(fmt.Sprint(i)))
+	}
+	advance(t, s, time.Hour)
+	if n, err := s.Sweep(t.Context(), 100); n != 0 || err != nil {
+		t.Errorf("%d were swept: %v", n, err)
+	}
+	st, err := s.Stats(t.Context())
+	must(t, err)
+	if st.Unknown != 10 {
+		t.Errorf("counted %+v", st)
+	}
+	advance(t, s, 24*time.Hour)
+	if n, err := s.Sweep(t.Context(), 100); n != 10 || err != nil {
+		t.Errorf("%d were swept: %v", n, err)
+	}
+}
