@@ -31,6 +31,9 @@ func (s *Store) Claim(ctx context.Context, req driver.ClaimRequest) (driver.Clai
 		reply = driver.ClaimReply{Granted: a.granted, Record: a.record.view(req.Key)}
 		return nil
 	})
+	if err == nil && !reply.Granted {
+		err = s.logged(ctx, &reply.Record)
+	}
 	if err != nil {
 		return driver.ClaimReply{}, err
 	}
@@ -211,7 +214,11 @@ func (s *Store) Lookup(ctx context.Context, key driver.Key) (driver.Record, erro
 	if err != nil {
 		return driver.Record{}, err
 	}
-	return rec.view(key), nil
+	v := rec.view(key)
+	if err := s.logged(ctx, &v); err != nil {
+		return driver.Record{}, err
+	}
+	return v, nil
 }
 
 func (s *Store) lookup(ctx context.Context, key driver.Key) (record, error) {

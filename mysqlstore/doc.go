@@ -11,6 +11,11 @@
 // that is replicated asynchronously forgets in a failover what the replica had
 // not received: that is the server's promise, and the store's is no better.
 //
+// InnoDB shows a commit to others before it is on the disk. So whoever is told
+// of a result that another process has recorded within the last minute is told after
+// a commit that this store makes for the purpose, one for all who ask at the same
+// time: that replay takes two round trips.
+//
 // # Time
 //
 // The server's clock decides, as it is when a statement begins. A statement

@@ -23,6 +23,8 @@ type Store struct {
 
 	unknowns unknowns
 	waiters  waiters
+	// logWrites are waited for before others' results are told.
+	logWrites logWrites
 	// counting has a place for each transaction that may hold two connections.
 	counting chan struct{}
 

@@ -44,7 +44,8 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 				return err
 			case r.kind == completed && r.holds(c.Result, c.Dropped), r.kind == forgotten:
 				late = r.late != 0
-				return nil
+				v := r.view(ref.Key)
+				return s.logged(ctx, &v)
 			case r.kind == completed:
 				return driver.ErrCompleted
 			case r.kind == releasedByOwner:
@@ -61,6 +62,7 @@ func (s *Store) Complete(ctx context.Context, ref driver.Ref, c driver.Completio
 	if late {
 		s.unknowns.fewer()
 	}
+	s.logWrites.know(ref.Key, ref.Token)
 	s.waiters.ended(ref.Key, ref.Token+1)
 	return late, nil
 }

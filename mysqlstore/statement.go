@@ -93,7 +93,7 @@ type tables struct {
 	lookup, take, again               string
 	renew, complete, release, abandon string
 	completeOwn, completeCounted      string
-	count, uncount                    string
+	count, uncount, mark              string
 }
 
 func newTables(prefix string, mariadb bool) *tables {
@@ -140,6 +140,7 @@ func newTables(prefix string, mariadb bool) *tables {
 
 	t.count = `INSERT INTO ` + t.attempts + ` (hash, attempts, due) VALUES (?, LAST_INSERT_ID(1), ` + clock + ` + ?)` +
 		` ON DUPLICATE KEY UPDATE attempts = LAST_INSERT_ID(IF(due <= ` + clock + `, 0, attempts) + 1), due = ` + clock + ` + ?`
+	t.mark = t.markText()
 	t.uncount = `DELETE FROM ` + t.attempts + ` WHERE hash = ?`
 	return t
 }

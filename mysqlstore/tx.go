@@ -101,6 +101,11 @@ func (d *doing) run(ctx context.Context) (driver.TxReply, error) {
 	s := d.store
 	for n := 0; ; n++ {
 		reply, at, err := d.once(ctx)
+		if err == nil && at == claiming {
+			if err := s.logged(ctx, &reply.Record); err != nil {
+				return driver.TxReply{}, d.silent(err)
+			}
+		}
 		if err == nil {
 			return reply, nil
 		}
@@ -236,6 +241,7 @@ func (d *doing) once(ctx context.Context) (reply driver.TxReply, at phase, err e
 		}
 		return reply, committing, err
 	}
+	s.logWrites.know(d.req.Key, uint64(run.token))
 	s.waiters.ended(d.req.Key, uint64(run.token)+1)
 	return driver.TxReply{Ran: true, Record: run.record}, committing, nil
 }
