@@ -16,7 +16,7 @@ const (
 // value. While they wait, as many callers with keys of their own get on: no pool is
 // exhausted by the crowd. With SQLite, which has one writer, others wait for a transaction.
 func TestTrap50CallersInEightProcesses(t *testing.T) {
-	each(t, every, func(t *testing.T, k *kind) {
+	each(t, once, func(t *testing.T, k *kind) {
 		l := labOf(t, k)
 		if l == nil {
 			return

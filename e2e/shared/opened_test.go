@@ -25,6 +25,9 @@ type config struct {
 	Retry, CountAttempts                bool
 	// SweepEvery is the store's; 0 is never.
 	SweepEvery time.Duration
+	// Conns bounds the connections to PostgreSQL, each of which costs a process there and
+	// a computation of some milliseconds here; 0 is as many as usual.
+	Conns int
 	// Disk is a folder for which a worker mounts a file system of DiskSize bytes that
 	// only it sees; Migrate lets it make the schema.
 	Disk     string

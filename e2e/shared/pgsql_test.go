@@ -7,12 +7,12 @@ import (
 )
 
 // openPostgresSQL opens PostgreSQL as an application on database/sql does.
-func openPostgresSQL(dsn string) (*sql.DB, error) {
+func openPostgresSQL(dsn string, conns int) (*sql.DB, error) {
 	db, err := sql.Open("pgx", dsn)
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(16)
-	db.SetMaxIdleConns(16)
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
 	return db, nil
 }

@@ -24,10 +24,22 @@ func newStopBed(t *testing.T, k *kind, retry bool) *stopBed {
 	if l == nil {
 		return nil
 	}
-	return &stopBed{t: t, crew: newCrew(t, 2, &config{
+	return beginStop(t, &config{
 		Store: k.name, DSN: l.dsn, Scope: scopeOf(t), Lease: shortLease, Wait: 30 * time.Second,
 		StoreTimeout: 5 * time.Second, Retry: retry, SweepEvery: time.Second,
-	})}
+	})
+}
+
+// beginStop starts the workers and waits until both have the store open.
+func beginStop(t *testing.T, c *config) *stopBed {
+	t.Helper()
+	b := &stopBed{t: t, crew: newCrew(t, 2, c)}
+	for i := range 2 {
+		if a := b.ask(i, task{Op: opNothing}); a.What != ran {
+			t.Fatalf("a worker: %+v", a)
+		}
+	}
+	return b
 }
 
 // stopped lets the first worker begin the task, and stops it there.
@@ -232,9 +244,9 @@ func TestTrap45StoppedInItsTransaction(t *testing.T) {
 			if l == nil {
 				return
 			}
-			b := &stopBed{t: t, crew: newCrew(t, 2, &config{
+			b := beginStop(t, &config{
 				Store: k.name, DSN: l.dsn, Scope: scopeOf(t), Wait: 500 * time.Millisecond, StoreTimeout: 5 * time.Second,
-			})}
+			})
 			key := map[bool]string{true: "killed", false: "goes-on"}[killed]
 			n, first := b.stopped(task{Op: opTx, Key: key})
 			began := time.Now()

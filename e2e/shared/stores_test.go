@@ -1,8 +1,10 @@
 package shared
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -50,6 +52,9 @@ type kind struct {
 	tx, clock bool
 	// cluster says that it is several servers, of which one at a time is killed.
 	cluster bool
+	// again says that it is another client of a server that is tested besides, or several
+	// of the same servers: the tests that take longest leave it out.
+	again bool
 	// proxied is added to the DSN of a server behind a proxy.
 	proxied string
 	// serializable is added to the DSN for transactions that fail when they
@@ -76,7 +81,11 @@ func postgres() *kind {
 			return errors.Join(pgstore.Migrate(ctx, pool, nil), makeRows(ctx, pgxQuerier{pool}, ""))
 		},
 		open: func(ctx context.Context, c *config) (*opened, error) {
-			pool, err := pgstore.Connect(ctx, c.DSN)
+			dsn := c.DSN
+			if c.Conns > 0 {
+				dsn += fmt.Sprint("&pool_max_conns=", c.Conns)
+			}
+			pool, err := pgstore.Connect(ctx, dsn)
 			if err != nil {
 				return nil, err
 			}
@@ -118,9 +127,9 @@ func startPostgres(o *testserver.Options) (*testserver.Server, error) {
 // postgresSQL is PostgreSQL for applications on database/sql.
 func postgresSQL() *kind {
 	k := postgres()
-	k.name = "postgres-sql"
+	k.name, k.again = "postgres-sql", true
 	k.open = func(ctx context.Context, c *config) (*opened, error) {
-		db, err := openPostgresSQL(c.DSN)
+		db, err := openPostgresSQL(c.DSN, cmp.Or(c.Conns, 16))
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +200,7 @@ func redis() *kind {
 
 func redisCluster() *kind {
 	k := redis()
-	k.name, k.start, k.clock, k.cluster = "redis-cluster", redisGroup, false, true
+	k.name, k.start, k.clock, k.cluster, k.again = "redis-cluster", redisGroup, false, true, true
 	return k
 }
 
@@ -244,7 +253,7 @@ func nats() *kind {
 
 func natsCluster() *kind {
 	k := nats()
-	k.name, k.cluster = "nats-cluster", true
+	k.name, k.cluster, k.again = "nats-cluster", true, true
 	k.start = natsGroup
 	k.migrate = func(ctx context.Context, dsn string) error {
 		nc, err := natsstore.Connect(ctx, dsn)
@@ -377,7 +386,7 @@ func each(t *testing.T, want func(*kind) bool, test func(t *testing.T, k *kind))
 	}
 }
 
-func every(*kind) bool        { return true }
-func withTx(k *kind) bool     { return k.tx }
-func withServer(k *kind) bool { return k.start != nil }
-func single(k *kind) bool     { return k.start != nil && !k.cluster }
+func every(*kind) bool    { return true }
+func withTx(k *kind) bool { return k.tx }
+func single(k *kind) bool { return k.start != nil && !k.cluster }
+func once(k *kind) bool   { return !k.again }

@@ -40,6 +40,9 @@ func TestTrap44Storms(t *testing.T) {
 		}
 		for name, more := range variants {
 			for _, count := range []bool{false, true} {
+				if k.need == "postgres" && count == k.again {
+					continue // one server with two clients: half of it for each
+				}
 				t.Run(fmt.Sprintf("%s, attempts counted apart %v", name, count), func(t *testing.T) { storm(t, k, more, count) })
 			}
 		}
